@@ -1,0 +1,1 @@
+"""Training and purification; imports torch, attacks and lightning, and knows no data set or victim class."""

@@ -1,0 +1,1 @@
+"""How far can you trust your audio or audio-visual event classifier?"""

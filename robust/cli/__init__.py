@@ -1,0 +1,1 @@
+"""The `robust` command: parses, calls the API, prints."""

@@ -1,0 +1,1 @@
+"""Differentiable front ends, as modules inside the graph."""

@@ -1,0 +1,1 @@
+"""Victims by name, and `Victim.wrap` for anybody's module."""
