@@ -1,0 +1,104 @@
+"""Input gradients of a victim: counted per example, leaving the victim as it was, independent of batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks.losses import Goal, Loss
+
+Victim = Callable[[dict[str, Tensor]], Tensor]
+"""Anything that maps modalities to logits (B, K)."""
+
+LANES = 8
+"""Batches are padded to a multiple of this.
+
+Matrix and convolution kernels round a remainder of a few rows differently from a full block, and a sign step makes a
+visible difference of it. In full blocks an example's result depends neither on its neighbours nor on their number
+(measured; tests/attacks/test_gradients.py), and eight clips cost hardly more than one.
+"""
+
+
+@contextmanager
+def frozen(victim: Any) -> Iterator[None]:
+    """Evaluation mode and no parameter gradients within; modes, flags and BatchNorm statistics restored after.
+
+    Without parameter gradients a backward pass costs a third less; torchattacks and foolbox leave both to the user.
+    """
+    if not isinstance(victim, nn.Module):
+        yield
+        return
+    modes = [(module, module.training) for module in victim.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in victim.parameters()]
+    try:
+        victim.eval()
+        for parameter, _ in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in wanted:
+            parameter.requires_grad_(flag)
+
+
+class Oracle:
+    """A victim seen from the attack: logits and input gradients, with the passes of each example counted.
+
+    Attributes:
+        forwards: (B,) int64 forward passes by example.
+        backwards: (B,) int64 backward passes by example.
+    """
+
+    def __init__(
+        self, victim: Victim, count: int, device: torch.device, search_dtype: torch.dtype | None = None
+    ) -> None:
+        self.victim = victim
+        self.search_dtype = search_dtype
+        self.forwards = torch.zeros(count, dtype=torch.int64, device=device)
+        self.backwards = torch.zeros(count, dtype=torch.int64, device=device)
+
+    def logits(self, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """Full-precision logits of `inputs`, which belong to the examples `rows` (their places in the batch)."""
+        self.forwards[rows] += 1
+        with torch.no_grad():
+            padded, count = pad_to_lanes(inputs)
+            return self.victim(padded)[:count].float()
+
+    def gradients(
+        self, inputs: Mapping[str, Tensor], goal: Goal, loss: Loss, rows: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Logits (B, K), losses (B,) and the gradient of each loss by each modality, in the search precision.
+
+        A gradient that is not finite (a victim that divides by zero in silence, say) is returned as zero where it is
+        not; check S8 reports it.
+        """
+        self.forwards[rows] += 1
+        self.backwards[rows] += 1
+        padded, count = pad_to_lanes(inputs)
+        leaves = {name: value.detach().requires_grad_() for name, value in padded.items()}
+        device = next(iter(leaves.values())).device.type
+        low_precision = self.search_dtype is not None
+        with torch.enable_grad():
+            with torch.autocast(device, dtype=self.search_dtype) if low_precision else nullcontext():
+                logits = self.victim(leaves)[:count]
+            logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+            losses = loss(logits, goal)
+            grads = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
+        cleaned = {name: grad[:count].nan_to_num(0.0, 0.0, 0.0) for name, grad in zip(leaves, grads, strict=True)}
+        return logits.detach(), losses.detach(), cleaned
+
+
+def pad_to_lanes(inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """`inputs` with the last example repeated until the batch is a multiple of `LANES`, and the number of real ones."""
+    count = len(next(iter(inputs.values())))
+    missing = -count % LANES
+    if missing == 0:
+        return dict(inputs), count
+    return {
+        name: torch.cat([value, value[-1:].expand(missing, *value.shape[1:])]) for name, value in inputs.items()
+    }, count

@@ -1,0 +1,248 @@
+"""Projected gradient ascent under a budget for each modality: the fixed-radius attack.
+
+Unlike the loops it is compared with (torchattacks, foolbox, ART) it keeps the best point of every example instead of
+the last, stops working on an example once it is broken, takes gradients by inputs alone, and leaves the victim's modes
+and statistics as they were.
+
+Sources: Madry et al. 2018; Croce & Hein 2020 (APGD); methods.md 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attacks.errors import ThreatModelError, unknown
+from attacks.gradients import Oracle, Victim, frozen
+from attacks.losses import Goal, find_loss
+from attacks.schedules import Adaptive, Fixed, Schedule
+from attacks.threat import Ball, Region
+from attacks.walk import Walk
+
+SCHEDULES = ("apgd", "cosine", "constant")
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Settings of the attack; the defaults are the strongest found at equal steps (experiments/benchmarks/strength.py).
+
+    Attributes:
+        steps: Gradient steps of each restart.
+        loss: A name from `attacks.losses.LOSSES`; `margin` for one label a clip and `bce` for many when None.
+        schedule: `apgd`, `cosine` or `constant`.
+        rel_step: First step over the radius; 2 for APGD and 0.1 otherwise when None.
+        momentum: APGD: weight of the gradient step against the last move is `momentum`, 0.75 when None. Otherwise:
+            decay of the accumulated gradient, 0 when None.
+        restarts: Independent random starts; each works on what the ones before left unbroken. With the margin or DLR
+            loss, untargeted, restart r heads for the class with the r-th highest wrong logit at the clean input.
+        random_start: Start the first run at a random point too, uniform in the ball. From the clean point itself a log
+            front end has no gradient where the clip is digitally silent.
+        sparsity: Share of coordinates moved by a constant or cosine L1 step.
+        stop_when_broken: Whether broken examples leave the batch; when None, yes for one label a clip and no for many,
+            where the score (mAP) goes on falling after the clip is broken.
+        keep: `best` point of each example, or `last` as in torchattacks.
+        search_dtype: `torch.bfloat16` searches in low precision; every success is confirmed in full precision.
+    """
+
+    steps: int = 40
+    loss: str | None = None
+    schedule: Literal["apgd", "cosine", "constant"] = "apgd"
+    rel_step: float | None = None
+    momentum: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    sparsity: float = 0.05
+    stop_when_broken: bool | None = None
+    keep: Literal["best", "last"] = "best"
+    search_dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ThreatModelError(unknown("step schedule", self.schedule, SCHEDULES))
+        if self.loss is not None:
+            find_loss(self.loss)
+        for name in ("steps", "restarts"):
+            if getattr(self, name) < 1:
+                raise ThreatModelError(f"{name} must be 1 or more; given {getattr(self, name)}.")
+        for name in ("rel_step", "sparsity"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ThreatModelError(f"{name} must be above 0; given {value}.")
+
+    def schedule_for(self, walk: Walk) -> Schedule:
+        """The step schedule of one run."""
+        if self.schedule == "apgd":
+            momentum = 0.75 if self.momentum is None else self.momentum
+            return Adaptive(walk, self.steps, 2.0 if self.rel_step is None else self.rel_step, momentum)
+        rel_step = 0.1 if self.rel_step is None else self.rel_step
+        momentum = self.momentum or 0.0
+        return Fixed(walk, self.steps, rel_step, momentum, self.sparsity, cosine=self.schedule == "cosine")
+
+
+@dataclass
+class AttackResult:
+    """What an attack found for each example of a batch.
+
+    Attributes:
+        inputs: Modality -> (B, ...) adversarial inputs; unattacked modalities as they were.
+        broken: (B,) bool: success in full precision.
+        loss: (B,) loss at the point returned.
+        forwards: (B,) int64 forward passes spent.
+        backwards: (B,) int64 backward passes spent.
+        trace: (B, steps + 1) best loss after each step of the last run; broken examples keep their last value.
+    """
+
+    inputs: dict[str, Tensor]
+    broken: Tensor
+    loss: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    trace: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def pgd(
+    victim: Victim,
+    inputs: Mapping[str, Tensor],
+    goal: Goal,
+    threat: Mapping[str, Ball],
+    *,
+    config: PGD | None = None,
+    valid: Mapping[str, Tensor] | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+    start: Mapping[str, Tensor] | None = None,
+) -> AttackResult:
+    """Attacks every example of a batch within its budget.
+
+    Args:
+        victim: Maps modalities to logits (B, K), differentiably.
+        inputs: Modality -> (B, ...) clean inputs.
+        goal: Labels, and targets if the attack is targeted.
+        threat: Modality -> budget; modalities not named are not attacked.
+        config: Settings.
+        valid: Modality -> bool mask of what is not padding; padding is never touched.
+        generators: One generator for each example (on the CPU), so that results do not depend on how examples are
+            batched; seeded 0 to B - 1 when absent.
+        start: Modality -> (B, ...) start of the first run, projected into the budget; overrides `random_start`.
+
+    Raises:
+        ThreatModelError: If a budget names a modality that is not in `inputs`, or cannot hold for them.
+    """
+    config = config or PGD()
+    regions = around(inputs, threat, valid or {})
+    count, device = len(goal.labels), goal.labels.device
+    if generators is None:
+        generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+    oracle = Oracle(victim, count, device, config.search_dtype)
+    result = AttackResult(
+        inputs={name: value.detach().clone() for name, value in inputs.items()},
+        broken=torch.zeros(count, dtype=torch.bool, device=device),
+        loss=torch.full((count,), -torch.inf, device=device),
+        forwards=oracle.forwards,
+        backwards=oracle.backwards,
+        trace=torch.full((count, config.steps + 1), -torch.inf, device=device),
+    )
+    stopping = config.stop_when_broken if config.stop_when_broken is not None else not goal.multilabel
+    with frozen(victim):
+        for restart in range(config.restarts):
+            rows = (~result.broken if stopping else torch.ones_like(result.broken)).nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            first = _first_points(regions, rows, generators, config, start if restart == 0 else None, restart)
+            aimed = _aimed(oracle, inputs, goal, config, restart)
+            _run(oracle, Walk.begin(inputs, aimed, regions, first, rows), config, result, stopping=stopping)
+    return result
+
+
+def around(inputs: Mapping[str, Tensor], threat: Mapping[str, Ball], valid: Mapping[str, Tensor]) -> dict[str, Region]:
+    """The regions of a threat model around clean inputs."""
+    for name in threat:
+        if name not in inputs:
+            raise ThreatModelError(unknown("modality in the threat model", name, inputs))
+    return {name: ball.around(inputs[name], valid.get(name)) for name, ball in threat.items()}
+
+
+def _aimed(oracle: Oracle, inputs: Mapping[str, Tensor], goal: Goal, config: PGD, restart: int) -> Goal:
+    """The goal of a restart: from the second on, each heads for another wrong class."""
+    if restart == 0 or goal.multilabel or goal.targets is not None or config.loss not in (None, "margin", "dlr"):
+        return goal
+    logits = oracle.logits(inputs, torch.arange(len(goal.labels), device=goal.labels.device))
+    order = logits.scatter(1, goal.labels[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    return replace(goal, aim=order[:, (restart - 1) % max(logits.shape[1] - 1, 1)])
+
+
+def _first_points(
+    regions: Mapping[str, Region],
+    rows: Tensor,
+    generators: Sequence[torch.Generator],
+    config: PGD,
+    start: Mapping[str, Tensor] | None,
+    restart: int,
+) -> dict[str, Tensor]:
+    """Where a run starts: as given, at random points of the balls, or at the clean inputs."""
+    chosen = {name: region.select(rows) for name, region in regions.items()}
+    if start is not None:
+        return {name: region.project(start[name][rows].detach()) for name, region in chosen.items()}
+    if restart > 0 or config.random_start:
+        own = [generators[row] for row in rows.tolist()]
+        return {name: region.sample(own) for name, region in chosen.items()}
+    return {name: region.clean.clone() for name, region in chosen.items()}
+
+
+def _run(oracle: Oracle, walk: Walk, config: PGD, result: AttackResult, *, stopping: bool) -> None:
+    """One run from one start; writes what it finds into `result`."""
+    loss = find_loss(config.loss or ("bce" if walk.goal.multilabel else "margin"))
+    schedule = config.schedule_for(walk)
+    for step in range(config.steps + 1):
+        last = step == config.steps
+        if last:
+            logits = oracle.logits(walk.inputs(), walk.rows)
+            losses, gradient = loss(logits, walk.goal), walk.gradient
+        else:
+            logits, losses, gradients = oracle.gradients(walk.inputs(), walk.goal, loss, walk.rows)
+            gradient = {name: gradients[name] for name in walk.regions}
+        walk.arrive(losses, gradient)
+        broken = _confirmed(oracle, walk, logits, full_precision=last or oracle.search_dtype is None)
+        _note(walk, losses, broken, result, keep_last=config.keep == "last" and last)
+        result.trace[walk.rows, step:] = walk.best_loss[:, None]
+        if last:
+            break
+        if step > 0:
+            schedule.adapt(walk, step - 1)
+        if stopping and bool(broken.any()):
+            left = (~broken).nonzero()[:, 0]
+            if len(left) == 0:
+                break
+            walk = walk.select(left)
+            schedule.keep(left)
+        schedule.move(walk, step)
+
+
+def _confirmed(oracle: Oracle, walk: Walk, logits: Tensor, *, full_precision: bool) -> Tensor:
+    """(A,) bool: broken, and in full precision too where the search is not."""
+    broken = walk.goal.broken(logits)
+    if full_precision or not bool(broken.any()):
+        return broken
+    claimed = broken.nonzero()[:, 0]
+    doubtful = walk.select(claimed)
+    sure = doubtful.goal.broken(oracle.logits(doubtful.inputs(), doubtful.rows))
+    return broken.index_put((claimed,), sure)
+
+
+def _note(walk: Walk, losses: Tensor, broken: Tensor, result: AttackResult, *, keep_last: bool) -> None:
+    """Keeps the present point where it beats the one kept: a broken one over an unbroken, then the higher loss."""
+    before, best = result.broken[walk.rows], result.loss[walk.rows]
+    better = (broken & ~before) | ((broken == before) & (losses > best))
+    if keep_last:
+        better = torch.ones_like(better)
+    rows = walk.rows[better]
+    for name, point in walk.point.items():
+        result.inputs[name][rows] = point[better]
+    result.loss[rows] = losses[better]
+    result.broken[rows] = broken[better]
+
+
+__all__ = ["PGD", "AttackResult", "around", "pgd"]
