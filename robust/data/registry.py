@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TypeAlias
 
 from robust.errors import DataError, unknown
 from robust.types import Dataset
 
 
-class DataBuilder(Protocol):
-    """Opens one split of a data set; raises `DataError` where it cannot."""
-
-    def __call__(self, *, split: str, root: Path | None, **options: Any) -> Dataset: ...
+DataBuilder: TypeAlias = Callable[..., Dataset]
+"""Opens one split, `(*, split, root, **options)`; raises `DataError` where it cannot."""
 
 
 @dataclass(frozen=True)

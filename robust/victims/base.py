@@ -68,7 +68,8 @@ class Victim(nn.Module):
             name: Shown in reports; the class's name unless told.
 
         Raises:
-            VictimError: If a modality lacks a shape or bounds.
+            VictimError: If a modality lacks a shape or bounds, the module cannot run on such inputs, or it detaches
+                gradients (it is run once to see).
         """
         limits = {**DEFAULT_BOUNDS, **(bounds or {})}
         for modality in modalities:
@@ -87,7 +88,11 @@ class Victim(nn.Module):
             shapes=dict(shapes or {}),
             bounds={modality: limits[modality] for modality in modalities},
         )
-        return _Wrapped(module, spec)
+        from robust.victims.probe import check_gradients  # the probe stands on this class
+
+        victim = _Wrapped(module, spec)
+        check_gradients(victim)
+        return victim
 
 
 class _Wrapped(Victim):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from robust.errors import VictimError, unknown
 from robust.types import Task
 from robust.victims.base import Victim
 
 
-class VictimBuilder(Protocol):
-    """Builds an untrained victim; keyword arguments beyond `labels` and `task` are JSON values."""
-
-    def __call__(self, *, labels: tuple[str, ...], task: Task = "multiclass", **config: Any) -> Victim: ...
+VictimBuilder: TypeAlias = Callable[..., Victim]
+"""Builds an untrained victim, `(*, labels, task="multiclass", **config)`; `config` holds JSON values."""
 
 
 @dataclass(frozen=True)

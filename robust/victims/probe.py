@@ -1,0 +1,69 @@
+"""The gradient probe: can this victim be attacked honestly at all?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attacks.gradients import frozen
+from robust.errors import VictimError
+from robust.types import VictimSpec
+from robust.victims.base import Victim
+
+EXPLANATION = (
+    "A gradient attack on such a victim finds nothing and would make it look robust. Look for torch.no_grad(), "
+    ".detach(), .numpy() or an argmax between the input and the logits (many embedding wrappers have one) and wrap the "
+    "inner module instead."
+)
+
+
+def probe_inputs(spec: VictimSpec, count: int = 2, seed: int = 0) -> dict[str, Tensor]:
+    """Quiet noise in the shape of a batch for `spec`, modality -> (count, ...), inside its bounds."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {}
+    for name in spec.modalities:
+        low, high = spec.bounds[name]
+        unit = torch.rand((count, *spec.shape(name)), generator=generator)
+        inputs[name] = (low + high) / 2 + (unit - 0.5) * 0.2 * (high - low)
+    return inputs
+
+
+def check_gradients(victim: Victim) -> None:
+    """Runs the victim once, forwards and backwards.
+
+    Raises:
+        VictimError: If it cannot run on inputs of its own spec, gives logits of the wrong shape, or does not pass
+            gradients back to every modality.
+    """
+    device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
+    inputs = {name: value.to(device).requires_grad_() for name, value in probe_inputs(victim.spec).items()}
+    with frozen(victim), torch.enable_grad():
+        logits = _run(victim, inputs)
+        if not logits.requires_grad:
+            raise VictimError(f"The victim {victim.spec.name!r} detaches gradients from its input. {EXPLANATION}")
+        weights = torch.linspace(-1.0, 1.0, logits.numel(), device=device).view_as(logits)
+        gradients = torch.autograd.grad((logits * weights).sum(), list(inputs.values()), allow_unused=True)
+    for name, gradient in zip(inputs, gradients, strict=True):
+        if gradient is None or not bool((gradient != 0).any()):
+            raise VictimError(f"The victim {victim.spec.name!r} gives no gradient to {name!r}. {EXPLANATION}")
+
+
+def _run(victim: Victim, inputs: dict[str, Tensor]) -> Tensor:
+    spec = victim.spec
+    try:
+        logits = victim(inputs)
+    except VictimError:
+        raise
+    except Exception as error:
+        shapes = {name: tuple(value.shape) for name, value in inputs.items()}
+        raise VictimError(
+            f"The victim {spec.name!r} fails on inputs of its own spec, {shapes}: {type(error).__name__}: {error}. "
+            "Check sample_rate, clip_seconds, modalities and shapes, and that its forward takes a batch."
+        ) from error
+    expected = (len(next(iter(inputs.values()))), len(spec.labels))
+    if tuple(logits.shape) != expected:
+        raise VictimError(
+            f"The victim {spec.name!r} returned logits of shape {tuple(logits.shape)}, expected {expected}: one row "
+            "for each example and one column for each label."
+        )
+    return logits
