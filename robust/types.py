@@ -135,3 +135,16 @@ class Dataset(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A hash that changes whenever any clip or label does; stored in every manifest."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a condition made of a batch.
+
+    Attributes:
+        inputs: Modality -> (B, ...) what the victim is to be tested on.
+        columns: Column name -> B values for the records.
+    """
+
+    inputs: Inputs
+    columns: Mapping[str, Sequence[object]]

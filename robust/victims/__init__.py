@@ -1,1 +1,11 @@
 """Victims by name, and `Victim.wrap` for anybody's module."""
+
+from robust.victims import ast as ast  # importing a module registers its victims
+from robust.victims import frames as frames
+from robust.victims import panns as panns
+from robust.victims import raw_waveform as raw_waveform
+from robust.victims.base import Victim
+from robust.victims.loading import load_victim
+from robust.victims.registry import build_victim, list_victims, register, victim_entry
+
+__all__ = ["Victim", "build_victim", "list_victims", "load_victim", "register", "victim_entry"]

@@ -10,7 +10,6 @@ from robust.errors import VictimError, unknown
 from robust.types import Task
 from robust.victims.base import Victim
 
-
 VictimBuilder: TypeAlias = Callable[..., Victim]
 """Builds an untrained victim, `(*, labels, task="multiclass", **config)`; `config` holds JSON values."""
 

@@ -1,0 +1,44 @@
+"""Cheap waveform augmentation on batches: time shift, gain, background noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class WaveformAugmentation:
+    """What may happen to a training clip; each drawn anew for every example.
+
+    Attributes:
+        max_shift: Largest shift in time over the clip's length; what enters is silence.
+        max_gain_db: Gain is uniform in +- this many dB, less where the clip would leave [-1, 1].
+        min_snr_db, max_snr_db: Range of the SNR of white noise added to half of the clips.
+    """
+
+    max_shift: float = 0.1
+    max_gain_db: float = 6.0
+    min_snr_db: float = 10.0
+    max_snr_db: float = 50.0
+
+    def __call__(self, audio: Tensor, generator: torch.Generator) -> Tensor:
+        """`audio` (B, T) float32 in [-1, 1], changed; the generator is on the CPU."""
+        count, length = audio.shape
+        draws = torch.rand(4, count, generator=generator).to(audio)
+        moved = self._shifted(audio, (2 * draws[0] - 1) * self.max_shift * length)
+        gain = 10 ** ((2 * draws[1] - 1) * self.max_gain_db / 20)
+        peak = moved.abs().amax(dim=1).clamp_min(1e-9)
+        moved = moved * torch.minimum(gain, 1 / peak)[:, None]
+        snr_db = self.min_snr_db + draws[2] * (self.max_snr_db - self.min_snr_db)
+        level = moved.square().mean(dim=1).sqrt() / 10 ** (snr_db / 20) * (draws[3] < 0.5)
+        noise = torch.randn(count, length, generator=generator).to(audio)
+        return (moved + level[:, None] * noise).clamp(-1.0, 1.0)
+
+    @staticmethod
+    def _shifted(audio: Tensor, shift: Tensor) -> Tensor:
+        """Each row moved by its number of samples, silence entering."""
+        source = torch.arange(audio.shape[1], device=audio.device)[None] - shift.round().long()[:, None]
+        inside = (source >= 0) & (source < audio.shape[1])
+        return audio.gather(1, source.clamp(0, audio.shape[1] - 1)) * inside

@@ -1,0 +1,231 @@
+"""The main job as one call: `robust.attack(victim, data, norm="linf", eps=0.002)`."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from attacks.errors import ThreatModelError, unknown
+from attacks.gradients import frozen
+from attacks.pgd import PGD
+from attacks.threat import ORDERS, Ball, Norm, Unit
+from robust.errors import DataError
+from robust.evaluation.checks import Check, Subject, run_checks
+from robust.evaluation.conditions import Attack
+from robust.evaluation.engine import AlignedData, evaluate
+from robust.evaluation.listening import save_triples
+from robust.evaluation.store import Store, git_revision, versions
+from robust.evaluation.summary import attack_summary, clean_score, robust_score
+from robust.metrics.classification import Score
+from robust.types import Dataset
+from robust.victims.base import Victim
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFAULT_EPS: Mapping[str, float] = {"linf": 0.002, "l2": 0.25, "l1": 10.0}
+"""Radii that break undefended classifiers of 1-s clips: AudioPure's for linf and l2 (methods.md 5.4)."""
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """What an attack did to a victim.
+
+    Attributes:
+        clean, robust: Scores with 95 % intervals.
+        checks: Verdicts of the automatic checks.
+        summary: Everything that `robust attack --json` prints.
+        records: One row per clip.
+    """
+
+    clean: Score
+    robust: Score
+    checks: list[Check]
+    summary: dict[str, Any]
+    records: pd.DataFrame
+
+
+def attack(
+    victim: Victim,
+    data: Dataset,
+    *,
+    norm: str = "linf",
+    eps: float | None = None,
+    unit: str = "amplitude",
+    modality: str = "audio",
+    config: PGD | None = None,
+    target: str | None = None,
+    batch_size: int | str = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    checks: bool = True,
+    facts: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> AttackRun:
+    """Attacks a victim on a data set and says how often it breaks, and whether to believe it.
+
+    Args:
+        victim: From `load_victim` or `Victim.wrap`.
+        data: From `load_data`.
+        norm: `linf`, `l2` or `l1`.
+        eps: Radius in `unit`; a usual one for the norm when None.
+        unit: `amplitude`, `dbfs`, `lsb16`, `snr_db` or `pixel255`.
+        modality: Which input is attacked.
+        config: Settings of PGD; or give them singly as `settings` (`steps=40`, `restarts=2`...).
+        target: Class that the attacker wants to see; any wrong one when None.
+        batch_size: Clips at once; `auto` fits it to their length. Changes no result.
+        seed: From which all randomness is derived.
+        out: Run folder; records are kept in memory alone when None.
+        resume: Go on with the run in `out`.
+        checks: Run the believability checks.
+        facts: More entries for the manifest, e.g. the command line.
+        **settings: Settings of PGD by name, instead of `config`.
+
+    Raises:
+        RobustError: For anything the caller can mend.
+    """
+    threat = {modality: make_ball(victim, modality, norm, eps, unit)}
+    condition = Attack(threat, config or make_config(settings), target=target_index(victim, target))
+    aligned = AlignedData(data, victim.spec)
+    aligned.read_all()
+    size = fitting_batch(victim, aligned) if batch_size == "auto" else _checked_batch(batch_size)
+    _check_condition(condition, aligned)
+    manifest = make_manifest(victim, data, condition, seed, size, facts or {})
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Store.open(Path(out) if out is not None else Path(scratch) / "run", manifest, resume=resume)
+        started = time.monotonic()
+        evaluate(victim, aligned, condition, store, batch_size=size, seed=seed)
+        seconds = time.monotonic() - started
+        records = store.records()
+        found = run_checks(_subject(victim, aligned, condition, records, seed), records) if checks else []
+        task = victim.spec.task
+        told = {
+            "victim": victim.spec.name,
+            "data": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint()},
+            "seconds": seconds,
+            "run": str(store.folder) if out is not None else None,
+        }
+        summary = attack_summary(records, threat, found, task, told)
+        if out is not None:
+            summary["audio"] = [str(path) for path in _listen(store, victim, aligned, condition, records, seed)]
+            store.write_summary(summary)
+    return AttackRun(clean_score(records, task), robust_score(records, task), found, summary, records)
+
+
+def make_ball(victim: Victim, modality: str, norm: str, eps: float | None, unit: str) -> Ball:
+    """A budget for one modality of a victim, checked."""
+    if modality not in victim.spec.modalities:
+        raise ThreatModelError(unknown(f"modality of {victim.spec.name}", modality, victim.spec.modalities))
+    if norm not in ORDERS:
+        raise ThreatModelError(unknown("norm", norm, ORDERS))
+    if eps is None and unit != "amplitude":
+        raise ThreatModelError(f"Give a radius in {unit} (--eps); the default radii are amplitudes.")
+    low, high = victim.spec.bounds[modality]
+    radius = DEFAULT_EPS[norm] if eps is None else eps
+    return Ball(cast(Norm, norm), radius, cast(Unit, unit), low, high)
+
+
+def make_config(settings: Mapping[str, Any]) -> PGD:
+    """PGD settings from keyword arguments; an unknown one is an error."""
+    allowed = PGD.__dataclass_fields__.keys()
+    for name in settings:
+        if name not in allowed:
+            raise ThreatModelError(unknown("setting", name, allowed))
+    return PGD(**settings)
+
+
+def target_index(victim: Victim, target: str | None) -> int | None:
+    """The place of a class among the victim's."""
+    if target is None:
+        return None
+    if target not in victim.spec.labels:
+        raise DataError(unknown("class", target, victim.spec.labels))
+    return victim.spec.labels.index(target)
+
+
+def fitting_batch(victim: Victim, data: AlignedData) -> int:
+    """Clips at once: 64 of one second at 16 kHz, fewer of longer ones, in multiples of 8."""
+    size = sum(value[0].numel() for value in data.batch([0]).inputs.values())
+    return max(8, min(64, 64 * 16_000 // max(size, 1)) // 8 * 8)
+
+
+def make_manifest(
+    victim: Victim, data: Dataset, condition: Attack, seed: int, batch_size: int, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All that is needed to repeat a run."""
+    return {
+        "victim": {"name": victim.spec.name, "config": victim.config, "labels": list(victim.spec.labels)},
+        "weights": weights_hash(victim),
+        "data": {"name": data.name, "split": data.split, "clips": len(data), "fingerprint": data.fingerprint()},
+        **condition.describe(),
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": str(next((parameter.device for parameter in victim.parameters()), "cpu")),
+        "command": " ".join(sys.argv),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git_revision": git_revision(),
+        "versions": versions(),
+        **facts,
+    }
+
+
+def weights_hash(victim: Victim) -> str:
+    """A hash of every parameter and buffer."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(victim.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_condition(condition: Attack, data: AlignedData) -> None:
+    """Applies budgets and loss to the first clip, so that what cannot hold is refused before anything is written."""
+    from attacks.losses import find_loss
+
+    batch = data.batch([0])
+    for name, ball in condition.threat.items():
+        ball.around(batch.inputs[name], batch.valid.get(name))
+    if condition.config.loss is not None and len(batch.labels) and int(batch.labels.min()) >= 0:
+        find_loss(condition.config.loss)(torch.zeros(1, len(data.spec.labels)), condition.goal(batch.labels))
+
+
+def _checked_batch(batch_size: int | str) -> int:
+    try:
+        size = int(batch_size)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise DataError(f"The batch size must be 'auto' or a whole number from 1; given {batch_size!r}.")
+    return size
+
+
+def _subject(
+    victim: Victim, data: AlignedData, condition: Attack, records: pd.DataFrame, seed: int, clips: int = 32
+) -> Subject:
+    """The first clips of the run, for the checks."""
+    few = records.head(clips)
+    device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
+    batch = data.batch(few["index"].tolist()).to(device)
+    labels = torch.as_tensor(few["label"].tolist(), device=device).to(batch.labels.dtype)
+    batch = type(batch)(batch.ids, batch.inputs, labels, batch.valid)
+    clean = torch.tensor(few["clean_logits"].tolist(), device=device)
+    standing = torch.tensor((few["clean_correct"] & few["correct"]).tolist(), device=device)
+    return Subject(victim, condition, batch, clean, standing, seed)
+
+
+def _listen(
+    store: Store, victim: Victim, data: AlignedData, condition: Attack, records: pd.DataFrame, seed: int
+) -> list[Path]:
+    """Saves recordings to listen to."""
+    with frozen(victim):
+        return save_triples(store.folder, victim, data, condition, records, seed)

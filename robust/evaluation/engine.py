@@ -1,0 +1,165 @@
+"""The one pass: victim x condition x data -> records in a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.gradients import Oracle, frozen
+from attacks.losses import Goal, margin
+from robust.errors import DataError
+from robust.evaluation.conditions import Condition
+from robust.evaluation.progress import track
+from robust.evaluation.store import Store
+from robust.types import Batch, Dataset, VictimSpec
+from robust.victims.base import Victim
+
+UNLABELLED = -1
+
+
+class AlignedData:
+    """A data set as one victim sees it: clips at its rate and length, labels in the order of its logits."""
+
+    def __init__(self, data: Dataset, spec: VictimSpec) -> None:
+        self.data, self.spec = data, spec
+        self.order = align_labels(data, spec)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The clips at `indices`, stacked."""
+        batch = Batch.collate([self.data.clip(index, self.spec) for index in indices])
+        return Batch(batch.ids, batch.inputs, self._labels(batch.labels), batch.valid)
+
+    def read_all(self) -> None:
+        """Reads every clip once, so that a bad recording is found before anything is computed or written."""
+        for index in track(range(len(self.data)), "Reading clips"):
+            self.data.clip(index, self.spec)
+
+    def _labels(self, labels: Tensor) -> Tensor:
+        if labels.ndim == 1:
+            known = labels >= 0
+            return torch.where(known, self.order[labels.clamp_min(0)], labels)
+        moved = torch.zeros(len(labels), len(self.spec.labels), dtype=labels.dtype)
+        moved[:, self.order] = labels
+        return moved
+
+
+def align_labels(data: Dataset, spec: VictimSpec) -> Tensor:
+    """(K,) for each label of the data, its place among the victim's.
+
+    Raises:
+        DataError: If the victim lacks one of them, or the tasks differ.
+    """
+    if data.task != spec.task:
+        raise DataError(
+            f"The data set {data.name!r} is {data.task} and the model {spec.name!r} is {spec.task}; train one for it "
+            f"with `robust train --data {data.name}`."
+        )
+    places = {label: place for place, label in enumerate(spec.labels)}
+    missing = [label for label in data.labels if label not in places]
+    if missing:
+        raise DataError(
+            f"The model {spec.name!r} does not know {len(missing)} of the {len(data.labels)} classes of the data set "
+            f"{data.name!r}: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. It knows "
+            f"{', '.join(spec.labels[:5])}{', ...' if len(spec.labels) > 5 else ''}. Train one for this data with "
+            f"`robust train --data {data.name}`, or name the folders after the model's classes."
+        )
+    return torch.tensor([places[label] for label in data.labels])
+
+
+def evaluate(
+    victim: Victim,
+    data: AlignedData,
+    condition: Condition,
+    store: Store,
+    *,
+    batch_size: int,
+    seed: int = 0,
+) -> None:
+    """Fills `store` with one record per clip that it does not hold yet.
+
+    Args:
+        victim: In evaluation mode, on its device.
+        data: Clips aligned to the victim.
+        condition: What is done to them.
+        store: Where records go, one part for each batch.
+        batch_size: Clips attacked at once; changes speed and memory, never a record. Halved when memory runs out.
+        seed: From which, with the clip's id and the condition, all randomness is derived.
+    """
+    done = store.done()
+    wanted = [index for index in range(len(data)) if data.data.clip(index, data.spec).id not in done]
+    device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
+    with frozen(victim):
+        for indices in track(list(_chunks(wanted, batch_size)), f"{condition.name} on {data.data.name}", by=len):
+            for part in _fitting(indices, victim, data, condition, seed, device):
+                store.add(part)
+
+
+def _fitting(
+    indices: Sequence[int], victim: Victim, data: AlignedData, condition: Condition, seed: int, device: torch.device
+) -> Iterator[dict[str, Sequence[Any]]]:
+    """Records of a chunk, in two halves where it does not fit in memory."""
+    try:
+        part = _records(victim, data.batch(indices).to(device), indices, condition, seed)
+    except torch.OutOfMemoryError:
+        if len(indices) == 1:
+            raise DataError("One clip alone does not fit in the device's memory; use --device cpu.") from None
+        torch.cuda.empty_cache()
+        half = len(indices) // 2
+        yield from _fitting(indices[:half], victim, data, condition, seed, device)
+        yield from _fitting(indices[half:], victim, data, condition, seed, device)
+        return
+    yield part | {"label_name": [_name(data.spec, label) for label in part["label"]]}
+
+
+def _records(
+    victim: Victim, batch: Batch, indices: Sequence[int], condition: Condition, seed: int
+) -> dict[str, Sequence[Any]]:
+    """One row per clip: before, after, and what the condition says of it."""
+    rows = torch.arange(len(batch), device=batch.labels.device)
+    oracle = Oracle(victim, len(batch), batch.labels.device)
+    clean = oracle.logits(batch.inputs, rows)
+    batch = _labelled(batch, clean)
+    outcome = condition.apply(victim, batch, clean, seed)
+    after = oracle.logits(outcome.inputs, rows)
+    goal = Goal(batch.labels)
+    labels = batch.labels.cpu()
+    return {
+        "index": list(indices),
+        "id": list(batch.ids),
+        "label": labels.tolist(),
+        "clean_prediction": clean.argmax(dim=1).tolist(),
+        "clean_margin": (-margin(clean, goal)).tolist(),
+        "clean_correct": (~goal.broken(clean)).tolist(),
+        "clean_logits": clean.cpu().tolist(),
+        "prediction": after.argmax(dim=1).tolist(),
+        "margin": (-margin(after, goal)).tolist(),
+        "correct": (~goal.broken(after)).tolist(),
+        "logits": after.cpu().tolist(),
+        "seed": [seed] * len(batch),
+        **outcome.columns,
+    }
+
+
+def _labelled(batch: Batch, clean: Tensor) -> Batch:
+    """Clips without a label get the victim's own prediction as theirs: the attack then asks what changes it."""
+    if batch.labels.ndim == 2 or not bool((batch.labels == UNLABELLED).any()):
+        return batch
+    labels = torch.where(batch.labels == UNLABELLED, clean.argmax(dim=1), batch.labels)
+    return Batch(batch.ids, batch.inputs, labels, batch.valid)
+
+
+def _name(spec: VictimSpec, label: Any) -> str:
+    if isinstance(label, list):
+        return ", ".join(name for name, present in zip(spec.labels, label, strict=True) if present)
+    return spec.labels[label]
+
+
+def _chunks(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for first in range(0, len(indices), size):
+        yield indices[first : first + size]

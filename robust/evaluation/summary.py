@@ -1,0 +1,95 @@
+"""From records to the numbers people quote: scores with intervals, sizes, costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from attacks.threat import Ball
+from robust.errors import StoreError, unknown
+from robust.evaluation.checks import Check
+from robust.metrics.classification import Score, accuracy, mean_average_precision
+from robust.types import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def clean_score(records: pd.DataFrame, task: Task) -> Score:
+    """The victim's score on unchanged clips."""
+    if task == "multiclass":
+        return accuracy(records["clean_correct"].to_numpy())
+    return mean_average_precision(np.stack(records["clean_logits"]), np.stack(records["label"]))
+
+
+def robust_score(records: pd.DataFrame, task: Task) -> Score:
+    """The victim's score under the condition."""
+    if task == "multiclass":
+        return accuracy((records["clean_correct"] & records["correct"]).to_numpy())
+    return mean_average_precision(np.stack(records["logits"]), np.stack(records["label"]))
+
+
+def threat_summary(records: pd.DataFrame, threat: Mapping[str, Ball]) -> dict[str, dict[str, Any]]:
+    """Per modality: the budget as declared, as a norm, as a level and as the SNR it leaves at worst (medians)."""
+    told = {}
+    for name, ball in threat.items():
+        radius, energy = records[f"radius_{name}"].to_numpy(), records[f"energy_{name}"].to_numpy()
+        count = records[f"valid_{name}"].to_numpy().clip(min=1)
+        per_sample = {"linf": np.ones_like(radius), "l2": np.sqrt(count), "l1": count.astype(float)}[ball.norm]
+        loudest = radius * np.sqrt(count) if ball.norm == "linf" else radius
+        with np.errstate(divide="ignore", invalid="ignore"):
+            snr_db = 20 * np.log10(energy / loudest)
+            level_dbfs = 20 * np.log10(radius / per_sample)
+        told[name] = {
+            "norm": ball.norm,
+            "radius": torch.as_tensor(ball.radius).tolist(),
+            "unit": ball.unit,
+            "radius_amplitude": float(np.median(radius)),
+            "radius_dbfs": finite(float(np.median(level_dbfs))),
+            "snr_db_median": finite(float(np.median(snr_db))),
+        }
+    return told
+
+
+def attack_summary(
+    records: pd.DataFrame, threat: Mapping[str, Ball], checks: list[Check], task: Task, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `robust attack --json` prints."""
+    ratios = [column for column in records if column.startswith("ratio_")]
+    worst = max((float(records[column].max()) for column in ratios), default=0.0)
+    attacked = records[records["attacked"]]
+    return {
+        **facts,
+        "clips": len(records),
+        "task": task,
+        "threat": threat_summary(records, threat),
+        "clean": asdict(clean_score(records, task)),
+        "robust": asdict(robust_score(records, task)),
+        "audit": {"violations": int(records["violated"].sum()), "worst_ratio": worst},
+        "checks": [asdict(check) for check in checks],
+        "forwards_per_clip": float(attacked["forwards"].mean()) if len(attacked) else 0.0,
+        "backwards_per_clip": float(attacked["backwards"].mean()) if len(attacked) else 0.0,
+    }
+
+
+def scores_by(records: pd.DataFrame, column: str, task: Task) -> dict[str, tuple[Score, Score]]:
+    """Clean and robust score for each value of a column of the records.
+
+    Raises:
+        StoreError: If there is no such column, or its values are lists.
+    """
+    plain = [name for name in records if not isinstance(records[name].iloc[0], list | np.ndarray)]
+    if column not in plain:
+        raise StoreError(unknown("column", column, plain))
+    groups = records.groupby(column, sort=True)
+    return {str(value): (clean_score(part, task), robust_score(part, task)) for value, part in groups}
+
+
+def finite(value: float) -> float | None:
+    """`value`, or None where JSON has no word for it."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,194 @@
+"""Victims: shapes, sizes, gradients, silence, refusals."""
+
+from importlib import import_module
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from robust.errors import VictimError
+from robust.victims.base import Victim
+from robust.victims.raw_waveform import standardised
+from robust.victims.registry import build_victim, victim_entry
+
+for family in ("ast", "frames", "panns", "raw_waveform"):
+    import_module(f"robust.victims.{family}")  # registers its victims
+
+LABELS = tuple("abcdef")
+RAW = ("m3", "m5", "m11", "m18", "m34-res")
+NAMES = ("ast", "cnn14", "frames", *RAW)
+# Narrower than the embedded weights, for speed; sizes are tested apart.
+TINY = {
+    "ast": {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64},
+    "cnn14": {"width": 4},
+    "frames": {"width": 4},
+    **{name: {"width": 0.1} for name in RAW},
+}
+
+
+def tiny(name: str, seed: int = 0) -> Victim:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # layers draw their weights from the global generator
+        return build_victim(name, labels=LABELS, **{**victim_entry(name).small, **TINY[name]}).eval()
+
+
+def inputs_of(victim: Victim, batch: int = 3) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        modality: torch.rand(batch, *victim.spec.shape(modality), generator=generator)
+        * (0.2 if modality == "audio" else 1)
+        for modality in victim.spec.modalities
+    }
+
+
+def count(victim: Victim) -> int:
+    return sum(parameter.numel() for parameter in victim.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEveryVictim:
+    def test_shapes_and_composition(self, name):
+        victim = tiny(name)
+        inputs = inputs_of(victim)
+        latents = victim.embed(inputs)
+        logits = victim(inputs)
+        assert victim.spec.name == name
+        assert latents.keys() == {*victim.spec.modalities, "fused"}
+        assert all(latent.ndim == 2 and len(latent) == 3 for latent in latents.values())
+        assert logits.shape == (3, len(LABELS))
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(victim.head(latents["fused"]), logits)
+
+    def test_gradient_reaches_the_input_and_follows_it(self, name):
+        victim = tiny(name).double()
+        inputs = {key: value.double().requires_grad_() for key, value in inputs_of(victim, 2).items()}
+        (gradient,) = torch.autograd.grad(victim(inputs)[:, 0].sum(), list(inputs.values()))
+        assert (gradient != 0).double().mean() > 0.5
+        (key, value) = next(iter(inputs.items()))
+        step = 1e-7 * gradient / gradient.norm()
+        with torch.no_grad():
+            rise = victim({key: value + step})[:, 0].sum() - victim({key: value - step})[:, 0].sum()
+        torch.testing.assert_close(rise / 2e-7, gradient.norm(), rtol=1e-3, atol=1e-9)
+
+    def test_evaluation_is_deterministic_and_without_side_effects(self, name):
+        victim = tiny(name)
+        inputs = inputs_of(victim)
+        kept = {key: value.clone() for key, value in inputs.items()}
+        state = {key: value.clone() for key, value in victim.state_dict().items()}
+        first, second = victim(inputs), victim(inputs)
+        assert torch.equal(first, second)
+        assert all(torch.equal(inputs[key], kept[key]) for key in kept)
+        assert all(torch.equal(value, state[key]) for key, value in victim.state_dict().items())
+        alone = victim({key: value[:1] for key, value in inputs.items()})
+        torch.testing.assert_close(alone, first[:1], rtol=1e-4, atol=1e-5)
+
+    def test_silence_is_finite(self, name):
+        victim = tiny(name)
+        inputs = {key: torch.zeros_like(value, requires_grad=True) for key, value in inputs_of(victim).items()}
+        logits = victim(inputs)
+        gradients = torch.autograd.grad(logits.square().sum(), list(inputs.values()))
+        assert torch.isfinite(logits).all()
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+    def test_state_and_configuration_rebuild_it(self, name):
+        victim = tiny(name)
+        again = build_victim(name, labels=LABELS, **victim.config).eval()
+        again.load_state_dict(victim.state_dict())
+        torch.testing.assert_close(again(inputs_of(victim)), victim(inputs_of(victim)), rtol=0, atol=0)
+
+    def test_training_mode_gives_every_parameter_a_gradient(self, name):
+        victim = tiny(name).train()
+        victim(inputs_of(victim)).square().sum().backward()
+        without = [key for key, parameter in victim.named_parameters() if parameter.grad is None]
+        assert not without
+
+    def test_embedded_configuration_fits_in_two_megabytes(self, name):
+        entry = victim_entry(name)
+        victim = entry.build(labels=tuple(map(str, range(16))), **entry.small)
+        assert 2 * sum(value.numel() for value in victim.state_dict().values()) < 1.95e6
+        assert count(victim) < (300_000 if name == "frames" else 1_000_000)
+        assert victim.spec.sample_rate == 16_000
+        assert victim.spec.clip_seconds == 1.0
+
+    def test_unknown_configuration_is_refused(self, name):
+        with pytest.raises(VictimError, match="widht"):
+            build_victim(name, labels=LABELS, widht=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("ast", {"hidden_size": 100, "heads": 12}, "hidden_size=100"),
+        ("ast", {"max_frames": 10}, "patch"),
+        ("ast", {"std": 0.0}, "std"),
+        ("cnn14", {"clip_seconds": 0.1}, "clip_seconds"),
+        ("cnn14", {"width": 0}, "width"),
+        ("m18", {"width": 0.0}, "width"),
+        ("m18", {"clip_seconds": 0.001}, "samples"),
+        ("frames", {"size": 30}, "size=30"),
+    ],
+)
+def test_impossible_configuration_is_refused(name, config, message):
+    with pytest.raises(VictimError, match=message):
+        build_victim(name, labels=LABELS, **config)
+
+
+# Raw waveforms: thesis table 3.1. Filters of every layer in order; m34-res apart, because of its projections.
+
+COLUMNS = {
+    "m3": [256, 256],
+    "m5": [128, 128, 256, 512],
+    "m11": [64] * 3 + [128] * 2 + [256] * 3 + [512] * 2,
+    "m18": [64] * 5 + [128] * 4 + [256] * 4 + [512] * 4,
+    "m34-res": [48] * 7 + [96] * 8 + [192] * 12 + [384] * 6,
+}
+PUBLISHED_MILLIONS = {"m3": 0.2, "m5": 0.5, "m11": 1.8, "m18": 3.7, "m34-res": 4.0}
+
+
+def full(name: str, classes: int) -> Victim:
+    with torch.device("meta"):
+        return build_victim(name, labels=tuple(map(str, range(classes))))
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_raw_waveform_sizes_are_those_of_the_table(name):
+    filters = COLUMNS[name]
+    expected = 80 * filters[0] + sum(3 * a * b for a, b in pairwise(filters))
+    expected += 2 * sum(filters) + 10 * filters[-1] + 10
+    if name == "m34-res":
+        expected += sum(a * b + 2 * b for a, b in [(48, 96), (96, 192), (192, 384)])
+    assert count(full(name, 10)) == expected
+    # The table prints one digit and cuts rather than rounds: its 0.2 M and 0.5 M are 0.22 M and 0.56 M.
+    assert expected / 1e6 == pytest.approx(PUBLISHED_MILLIONS[name], rel=0.12 if name in ("m3", "m5") else 0.1)
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_raw_waveform_lengths_are_those_of_the_table(name):
+    victim = build_victim(name, labels=LABELS, width=0.05).eval()
+    lengths = []
+    for module in victim.modules():
+        if isinstance(module, torch.nn.MaxPool1d):
+            module.register_forward_hook(lambda module, given, out: lengths.append((given[0].shape[2], out.shape[2])))
+    victim({"audio": torch.zeros(1, victim.spec.clip_samples)})
+    # A pool stands below each of the table's first four rows; m3 ends with the second.
+    expected = [(8000, 2000), (2000, 500), (500, 125), (125, 32)]
+    assert victim.spec.clip_samples == 32_000
+    assert lengths == expected[: 2 if name == "m3" else 4]
+
+
+def test_standardised_clips_do_not_depend_on_level_or_offset():
+    audio = torch.randn(2, 4_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    result = standardised(audio)
+    torch.testing.assert_close(result.mean(dim=1), torch.zeros(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(result.std(dim=1, correction=0), torch.ones(2), rtol=1e-5, atol=0)
+    torch.testing.assert_close(standardised(0.3 * audio + 0.2), result, rtol=0, atol=1e-3)
+
+
+# Published sizes of the two spectrogram networks.
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("cnn14", 80_753_615), ("ast", 86_594_063)])
+def test_full_size_is_the_published_one(name, parameters):
+    victim = full(name, 527)
+    assert count(victim) == parameters
