@@ -30,7 +30,8 @@ def mixup(
 
     def mix(value: Tensor) -> Tensor:
         share = weight.view(-1, *[1] * (value.ndim - 1)).to(value.dtype)
-        return share * value + (1 - share) * value[partner]
+        mixed: Tensor = share * value + (1 - share) * value[partner]
+        return mixed
 
     return {name: mix(value) for name, value in inputs.items()}, mix(targets)
 
@@ -39,4 +40,5 @@ def _beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
     """Draws from Beta(alpha, alpha) as a ratio of gamma variables."""
     shape = torch.full((2, count), alpha)
     first, second = torch._standard_gamma(shape, generator=generator).clamp_min(1e-12)
-    return first / (first + second)
+    share: Tensor = first / (first + second)
+    return share

@@ -125,8 +125,9 @@ class Classifier(lightning.LightningModule):
         """Share of the training that is over, by steps or by the clock, whichever is further."""
         by_steps = self.global_step / max(self.total_steps, 1)
         if self.recipe.max_minutes is None:
-            return min(by_steps, 1.0)
-        return min(max(by_steps, (time.monotonic() - self.started) / (60 * self.recipe.max_minutes)), 1.0)
+            return float(min(by_steps, 1.0))
+        by_clock = (time.monotonic() - self.started) / (60 * self.recipe.max_minutes)
+        return float(min(max(by_steps, by_clock), 1.0))
 
     def rate(self, step: int) -> float:
         """Learning rate over its highest: linear warm-up, then half a cosine."""

@@ -1,1 +1,69 @@
-"""How far can you trust your audio or audio-visual event classifier?"""
+"""How far can you trust your audio or audio-visual event classifier?
+
+    import robust
+
+    victim = robust.load_victim("ast")
+    data = robust.load_data("events", split="test", limit=200)
+    result = robust.attack(victim, data, norm="linf", eps=0.002, steps=40)
+    print(result.robust)
+
+Names are imported when first used, so that `robust --help` need not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attacks.pgd import PGD as PGD
+    from attacks.threat import Ball as Ball
+    from robust.api import AttackRun as AttackRun
+    from robust.api import attack as attack
+    from robust.curves import Curve as Curve
+    from robust.curves import curve as curve
+    from robust.curves import geomspace as geomspace
+    from robust.data import load_data as load_data
+    from robust.errors import RobustError as RobustError
+    from robust.training import train as train
+    from robust.types import Batch as Batch
+    from robust.types import Clip as Clip
+    from robust.types import Dataset as Dataset
+    from robust.types import VictimSpec as VictimSpec
+    from robust.victims import Victim as Victim
+    from robust.victims import list_victims as list_victims
+    from robust.victims import load_victim as load_victim
+    from robust.victims import register as register
+
+_HOMES = {
+    "PGD": "attacks.pgd",
+    "Ball": "attacks.threat",
+    "AttackRun": "robust.api",
+    "attack": "robust.api",
+    "Curve": "robust.curves",
+    "curve": "robust.curves",
+    "geomspace": "robust.curves",
+    "load_data": "robust.data",
+    "RobustError": "robust.errors",
+    "train": "robust.training",
+    "Batch": "robust.types",
+    "Clip": "robust.types",
+    "Dataset": "robust.types",
+    "VictimSpec": "robust.types",
+    "Victim": "robust.victims",
+    "list_victims": "robust.victims",
+    "load_victim": "robust.victims",
+    "register": "robust.victims",
+}
+
+__all__ = [*sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'robust' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

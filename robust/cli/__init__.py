@@ -1,1 +1,40 @@
 """The `robust` command: parses, calls the API, prints."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from robust.cli.attack import attack
+from robust.cli.doctor import doctor
+from robust.cli.listing import data, victims
+from robust.cli.train import train
+
+app = typer.Typer(
+    name="robust",
+    help="How far can you trust your audio or audio-visual event classifier?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (attack, train, victims, data, doctor):
+    app.command()(command)
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake ends in one message and exit code 2."""
+    from attacks.errors import RobustError
+
+    try:
+        app()
+    except RobustError as error:
+        print(f"robust: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("robust: interrupted; go on with --resume and the same --out", file=sys.stderr)
+        sys.exit(130)
+
+
+__all__ = ["app", "main"]

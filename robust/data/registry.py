@@ -9,7 +9,6 @@ from typing import TypeAlias
 from robust.errors import DataError, unknown
 from robust.types import Dataset
 
-
 DataBuilder: TypeAlias = Callable[..., Dataset]
 """Opens one split, `(*, split, root, **options)`; raises `DataError` where it cannot."""
 

@@ -23,7 +23,9 @@ from robust.types import Batch, Outcome
 class Condition(Protocol):
     """Something done to inputs under a declared budget."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Short name, part of every derived seed."""
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the result, as JSON; hashed to tell whether a run can be resumed."""

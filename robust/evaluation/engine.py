@@ -154,7 +154,7 @@ def _labelled(batch: Batch, clean: Tensor) -> Batch:
     return Batch(batch.ids, batch.inputs, labels, batch.valid)
 
 
-def _name(spec: VictimSpec, label: Any) -> str:
+def _name(spec: VictimSpec, label: int | list[float]) -> str:
     if isinstance(label, list):
         return ", ".join(name for name, present in zip(spec.labels, label, strict=True) if present)
     return spec.labels[label]

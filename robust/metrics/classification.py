@@ -66,11 +66,11 @@ def mean_average_precision(
         resamples: Bootstrap draws.
         seed: Of the draws, so that the interval is reproducible.
     """
-    scores, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels) > 0
-    point = _macro(scores, truth)
+    exact, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels) > 0
+    point = _macro(exact, truth)
     generator = np.random.default_rng(seed)
-    draws = [generator.integers(0, len(scores), len(scores)) for _ in range(resamples)]
-    spread = np.array([_macro(scores[draw], truth[draw]) for draw in draws])
+    draws = [generator.integers(0, len(exact), len(exact)) for _ in range(resamples)]
+    spread = np.array([_macro(exact[draw], truth[draw]) for draw in draws])
     spread = spread[np.isfinite(spread)]
     low, high = np.percentile(spread, [2.5, 97.5]) if spread.size else (0.0, 1.0)
     return Score(point, float(low), float(high), "mAP", len(scores))

@@ -51,7 +51,7 @@ def check_gradients(victim: Victim) -> None:
 def _run(victim: Victim, inputs: dict[str, Tensor]) -> Tensor:
     spec = victim.spec
     try:
-        logits = victim(inputs)
+        logits: Tensor = victim(inputs)
     except VictimError:
         raise
     except Exception as error:

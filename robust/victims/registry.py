@@ -73,5 +73,5 @@ def build_victim(name: str, *, labels: tuple[str, ...], task: Task = "multiclass
         victim = entry.build(labels=labels, task=task, **config)
     except TypeError as error:
         raise VictimError(f"The configuration {config} does not fit the model {name!r}: {error}.") from error
-    victim.config = dict(config)
+    victim.config = victim.config or dict(config)
     return victim

@@ -1,0 +1,193 @@
+"""`robust attack`: how often does this attack break this victim?"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robust.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from attacks.pgd import PGD
+    from robust.api import AttackRun
+    from robust.types import Dataset
+    from robust.victims import Victim
+
+
+def attack(
+    model: options.Model = "ast",
+    norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
+    eps: Annotated[float | None, typer.Option(help="Radius, in --unit; a usual one for the norm if absent.")] = None,
+    unit: Annotated[str, typer.Option(help="amplitude, dbfs, lsb16, snr_db or pixel255.")] = "amplitude",
+    modality: Annotated[str | None, typer.Option(help="Which input is attacked; the model's first if absent.")] = None,
+    weights: options.Weights = None,
+    data: options.Data = "events",
+    root: options.Root = None,
+    split: Annotated[str, typer.Option(help="train, validation or test; sets on disk know all too.")] = "test",
+    fold: options.Fold = None,
+    limit: options.Limit = None,
+    audio: Annotated[Path | None, typer.Option(help="Attack this one recording instead of a data set.")] = None,
+    label: Annotated[str | None, typer.Option(help="Its class; the model's own prediction if absent.")] = None,
+    steps: Annotated[int, typer.Option(help="Gradient steps.")] = 40,
+    restarts: Annotated[int, typer.Option(help="Runs; each works on what is left.")] = 1,
+    loss: Annotated[str | None, typer.Option(help="margin, ce, dlr; bce, label-margin for many labels.")] = None,
+    schedule: Annotated[str, typer.Option(help="apgd, cosine or constant.")] = "apgd",
+    step_size: Annotated[float | None, typer.Option(help="First step over the radius.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of the step schedule.")] = None,
+    target: Annotated[str | None, typer.Option(help="Class the attacker wants to see.")] = None,
+    batch_size: Annotated[str, typer.Option(help="auto or a number; changes no result.")] = "auto",
+    device: options.Device = "auto",
+    precision: Annotated[
+        str, typer.Option(help="fp32, or bf16 to search in (successes are confirmed in fp32).")
+    ] = "fp32",
+    seed: options.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/TIME-... if absent.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    checks: Annotated[bool, typer.Option(help="Ask whether the number is believable.")] = True,
+    check: Annotated[bool, typer.Option("--check", help="Smoke run: every count set to one.")] = False,
+    by: Annotated[str | None, typer.Option(help="Also show scores by this column of the records.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """How often does this attack break this victim? Clean and robust score, checks, records, pairs to listen to."""
+    from robust import api
+    from robust.victims import load_victim
+
+    config = _config(steps, restarts, loss, schedule, step_size, momentum, precision, check)
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs the --out of the run to go on with")
+    victim = load_victim(model, weights=weights, device=device)
+    chosen = _data(victim, data, root, split, fold, 1 if check else limit, audio, label)
+    folder = (
+        out or Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-attack-{victim.spec.name}-{chosen.name}-{norm}"
+    )
+    run = api.attack(
+        victim,
+        chosen,
+        norm=norm,
+        eps=eps,
+        unit=unit,
+        modality=modality or victim.spec.modalities[0],
+        config=config,
+        target=target,
+        batch_size=batch_size,
+        seed=seed,
+        out=folder,
+        resume=resume,
+        checks=checks,
+    )
+    groups = _groups(run, by, victim)
+    if as_json:
+        print(json.dumps({**run.summary, **({"by": groups} if groups else {})}, indent=2))
+    else:
+        _show(run, groups, by)
+
+
+def _config(
+    steps: int,
+    restarts: int,
+    loss: str | None,
+    schedule: str,
+    step_size: float | None,
+    momentum: float | None,
+    precision: str,
+    check: bool,
+) -> PGD:
+    import torch
+
+    from attacks.errors import ThreatModelError, unknown
+    from robust.api import make_config
+
+    precisions = {"fp32": None, "bf16": torch.bfloat16}
+    if precision not in precisions:
+        raise ThreatModelError(unknown("precision", precision, precisions))
+    return make_config(
+        {
+            "steps": 1 if check else steps,
+            "restarts": 1 if check else restarts,
+            "loss": loss,
+            "schedule": schedule,
+            "rel_step": step_size,
+            "momentum": momentum,
+            "search_dtype": precisions[precision],
+        }
+    )
+
+
+def _data(
+    victim: Victim,
+    data: str,
+    root: Path | None,
+    split: str,
+    fold: int | None,
+    limit: int | None,
+    audio: Path | None,
+    label: str | None,
+) -> Dataset:
+    from robust.data import load_data, single_file
+
+    if audio is not None:
+        return single_file(audio, label, victim.spec.labels)
+    if label is not None:
+        raise typer.BadParameter("--label goes with --audio")
+    return load_data(data, split=split, root=root, limit=limit, **options.data_options(fold))
+
+
+def _groups(run: AttackRun, by: str | None, victim: Victim) -> dict[str, Any]:
+    from robust.evaluation.summary import scores_by
+
+    if by is None:
+        return {}
+    found = scores_by(run.records, by, victim.spec.task)
+    return {
+        value: {"clips": clean.clips, "clean": str(clean), "robust": str(robust)}
+        for value, (clean, robust) in found.items()
+    }
+
+
+def _show(run: AttackRun, groups: dict[str, Any], by: str | None) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    told = run.summary
+    console.print(f"victim   {told['victim']}")
+    console.print(f"data     {told['data']['name']} {told['data']['split']}, {told['clips']} clips, {told['task']}")
+    for name, threat in told["threat"].items():
+        console.print(f"threat   {name} {_threat(threat)}")
+    console.print(f"clean    {run.clean.metric} {run.clean}")
+    console.print(f"robust   {run.robust.metric} {run.robust}")
+    audit = told["audit"]
+    console.print(f"audit    {audit['violations']} violations; largest realised / allowed {audit['worst_ratio']:.7f}")
+    cost = f"{told['forwards_per_clip']:.1f} forwards and {told['backwards_per_clip']:.1f} backwards per attacked clip"
+    console.print(f"cost     {cost}; {told['seconds']:.1f} s")
+    _show_checks(console, run)
+    for value, scores in groups.items():
+        console.print(f"{by}={value}: {scores['clips']} clips, clean {scores['clean']}, robust {scores['robust']}")
+    console.print(f"records  {told['run']} ({len(told.get('audio', [])) // 3} triples to listen to in audio/)")
+    sys.stdout.flush()
+
+
+def _threat(threat: dict[str, Any]) -> str:
+    """A budget in all the units that people ask for."""
+    level = "" if threat["radius_dbfs"] is None else f", {threat['radius_dbfs']:.1f} dBFS"
+    noise = "" if threat["snr_db_median"] is None else f", median SNR at least {threat['snr_db_median']:.1f} dB"
+    given = "" if threat["unit"] == "amplitude" else f" ({threat['radius']:g} {threat['unit']})"
+    return f"{threat['norm']} {threat['radius_amplitude']:g}{given}{level}{noise}"
+
+
+def _show_checks(console: Console, run: AttackRun) -> None:
+    counts = {
+        verdict: sum(check.verdict == verdict for check in run.checks)
+        for verdict in ("pass", "warn", "fail", "skipped")
+    }
+    console.print("checks   " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
+    for check in run.checks:
+        if check.verdict in ("warn", "fail"):
+            colour = "red" if check.verdict == "fail" else "yellow"
+            console.print(f"  [{colour}]{check.verdict.upper()}[/] {check.name}: {check.detail}")

@@ -1,0 +1,75 @@
+"""`robust train`: a checkpoint and its card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robust.cli import options
+
+
+def train(
+    model: Annotated[str, typer.Option(help="A name from `robust victims`.")],
+    data: options.Data = "events",
+    root: options.Root = None,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint; checkpoints/MODEL-DATA.safetensors if absent.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Start from `embedded` weights or a checkpoint; random if absent.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most passes over the data.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Most optimiser steps.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Most minutes of training.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's.")] = None,
+    mixup: Annotated[float | None, typer.Option(help="Mixup alpha; 0 for none.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without a better validation score.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 32,
+    clip_seconds: Annotated[float | None, typer.Option(help="Length of a clip; 1 s if absent.")] = None,
+    clips: Annotated[int | None, typer.Option(help="Generated training clips (events).")] = None,
+    fold: options.Fold = None,
+    half: Annotated[bool, typer.Option("--half", help="Store matrices as float16.")] = False,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    check: Annotated[bool, typer.Option("--check", help="Smoke run: one step, one epoch.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Trains a registered model, shows its score on the test split, writes a checkpoint and its card."""
+    from robust import training
+
+    recipe = training.with_limits(
+        training.default_recipe(model),
+        epochs=1 if check else epochs,
+        max_steps=1 if check else max_steps,
+        max_minutes=max_minutes,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        mixup_alpha=mixup,
+        patience=patience,
+        seed=seed,
+    )
+    done = training.train(
+        model,
+        data,
+        root=root,
+        out=out or Path("checkpoints") / f"{model}-{data}.safetensors",
+        recipe=recipe,
+        config={} if clip_seconds is None else {"clip_seconds": clip_seconds},
+        init=init,
+        batch_size=batch_size,
+        device=device,
+        half=half,
+        **options.data_options(fold),
+        **({} if clips is None else {"clips": clips}),
+    )
+    if as_json:
+        print(json.dumps({"checkpoint": str(done.path), **done.card}, indent=2))
+        return
+    told = done.card["training"]
+    print(f"trained  {model} on {data}: {told['epochs']} epochs, {told['steps']} steps, {told['minutes']:.1f} minutes")
+    if done.card["init"]:
+        print(f"started  from {done.card['init']['from']} weights")
+    print(f"test     {done.test.metric} {done.test}")
+    print(f"written  {done.path} and its card")
