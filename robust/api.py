@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 
 from attacks.errors import ThreatModelError, unknown
@@ -216,9 +217,9 @@ def _subject(
     few = records.head(clips)
     device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
     batch = data.batch(few["index"].tolist()).to(device)
-    labels = torch.as_tensor(few["label"].tolist(), device=device).to(batch.labels.dtype)
+    labels = torch.as_tensor(np.stack(few["label"].tolist()), device=device).to(batch.labels.dtype)
     batch = type(batch)(batch.ids, batch.inputs, labels, batch.valid)
-    clean = torch.tensor(few["clean_logits"].tolist(), device=device)
+    clean = torch.as_tensor(np.stack(few["clean_logits"].tolist()), device=device).float()
     standing = torch.tensor((few["clean_correct"] & few["correct"]).tolist(), device=device)
     return Subject(victim, condition, batch, clean, standing, seed)
 

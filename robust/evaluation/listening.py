@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from robust.evaluation.conditions import Attack
@@ -36,7 +37,7 @@ def save_triples(
         return []
     device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
     batch = data.batch(attacked["index"].tolist()).to(device)
-    unlabelled = torch.as_tensor(attacked["label"].tolist(), device=device)
+    unlabelled = torch.as_tensor(np.stack(attacked["label"].tolist()), device=device)
     batch = type(batch)(batch.ids, batch.inputs, unlabelled.to(batch.labels.dtype), batch.valid)
     found = attack.run(victim, batch, torch.arange(len(batch), device=device), seed).inputs["audio"]
     size = (found.double() - batch.inputs["audio"].double()).norm(dim=1).cpu()
