@@ -162,7 +162,9 @@ def _show(run: AttackRun, groups: dict[str, Any], by: str | None) -> None:
         console.print(f"threat   {name} {_threat(threat)}")
     console.print(f"clean    {run.clean.metric} {run.clean}")
     console.print(f"robust   {run.robust.metric} {run.robust}")
-    audit = told["audit"]
+    success, audit = told["success"], told["audit"]
+    if success["clips"]:
+        console.print(f"success  {100 * success['score']:.1f} % of the {success['clips']} clips attacked")
     console.print(f"audit    {audit['violations']} violations; largest realised / allowed {audit['worst_ratio']:.7f}")
     cost = f"{told['forwards_per_clip']:.1f} forwards and {told['backwards_per_clip']:.1f} backwards per attacked clip"
     console.print(f"cost     {cost}; {told['seconds']:.1f} s")

@@ -94,16 +94,17 @@ class Attack:
         attacked = self.eligible(batch.labels, clean_logits)
         rows = attacked.nonzero()[:, 0]
         forwards, backwards = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
-        late_gain = torch.zeros(count, dtype=torch.float64)
+        late_gain, success = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.bool)
         if len(rows):
             result = self.run(victim, batch, rows, seed)
             for name in self.threat:
                 inputs[name] = inputs[name].index_copy(0, rows, result.inputs[name])
             place = rows.cpu()
             forwards[place], backwards[place] = result.forwards.cpu(), result.backwards.cpu()
-            late_gain[place] = _late_gain(result.trace).cpu()
+            late_gain[place], success[place] = _late_gain(result.trace).cpu(), result.broken.cpu()
         columns: dict[str, Any] = {
             "attacked": attacked.cpu().tolist(),
+            "success": success.tolist(),
             "forwards": forwards.tolist(),
             "backwards": backwards.tolist(),
             "late_gain": late_gain.tolist(),

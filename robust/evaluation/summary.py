@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,11 +70,18 @@ def attack_summary(
         "threat": threat_summary(records, threat),
         "clean": asdict(clean_score(records, task)),
         "robust": asdict(robust_score(records, task)),
+        "success": _success(attacked),
         "audit": {"violations": int(records["violated"].sum()), "worst_ratio": worst},
         "checks": [asdict(check) for check in checks],
         "forwards_per_clip": float(attacked["forwards"].mean()) if len(attacked) else 0.0,
         "backwards_per_clip": float(attacked["backwards"].mean()) if len(attacked) else 0.0,
     }
+
+
+def _success(attacked: pd.DataFrame) -> dict[str, Any]:
+    """Share of the attacked clips where the attacker got what he wanted; no score where none was attacked."""
+    found = asdict(replace(accuracy(attacked["success"].to_numpy()), metric="attack success"))
+    return {**found, "score": finite(found["score"])}
 
 
 def scores_by(records: pd.DataFrame, column: str, task: Task) -> dict[str, tuple[Score, Score]]:
