@@ -152,7 +152,7 @@ def pgd(
             if len(rows) == 0:
                 break
             first = _first_points(regions, rows, generators, config, start if restart == 0 else None, restart)
-            aimed = _aimed(oracle, inputs, goal, config, restart)
+            aimed = _aimed(oracle, inputs, goal, config, restart, rows)
             _run(oracle, Walk.begin(inputs, aimed, regions, first, rows), config, result, stopping=stopping)
     return result
 
@@ -165,13 +165,15 @@ def around(inputs: Mapping[str, Tensor], threat: Mapping[str, Ball], valid: Mapp
     return {name: ball.around(inputs[name], valid.get(name)) for name, ball in threat.items()}
 
 
-def _aimed(oracle: Oracle, inputs: Mapping[str, Tensor], goal: Goal, config: PGD, restart: int) -> Goal:
-    """The goal of a restart: from the second on, each heads for another wrong class."""
+def _aimed(oracle: Oracle, inputs: Mapping[str, Tensor], goal: Goal, config: PGD, restart: int, rows: Tensor) -> Goal:
+    """The goal of a restart on `rows`: from the second on, each heads for another wrong class."""
     if restart == 0 or goal.multilabel or goal.targets is not None or config.loss not in (None, "margin", "dlr"):
         return goal
-    logits = oracle.logits(inputs, torch.arange(len(goal.labels), device=goal.labels.device))
-    order = logits.scatter(1, goal.labels[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
-    return replace(goal, aim=order[:, (restart - 1) % max(logits.shape[1] - 1, 1)])
+    logits = oracle.logits({name: value[rows] for name, value in inputs.items()}, rows)
+    order = logits.scatter(1, goal.labels[rows, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    aim = torch.zeros_like(goal.labels)
+    aim[rows] = order[:, (restart - 1) % max(logits.shape[1] - 1, 1)]
+    return replace(goal, aim=aim)
 
 
 def _first_points(

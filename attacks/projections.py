@@ -36,12 +36,13 @@ def project_l2(delta: Tensor, radius: Tensor) -> Tensor:
 def project_l1(delta: Tensor, radius: Tensor) -> Tensor:
     """Nearest point of the L1 ball: soft threshold at the level that makes the norm `radius` (Duchi et al. 2008)."""
     size = delta.abs()
-    ordered = size.sort(dim=1, descending=True).values
-    rank = torch.arange(1, delta.shape[1] + 1, device=delta.device, dtype=delta.dtype)
+    ordered = size.sort(dim=1, descending=True).values.double()
+    rank = torch.arange(1, delta.shape[1] + 1, device=delta.device, dtype=torch.float64)
+    # In single precision the sums of a point many radii away cancel to less than their error: it would stay outside.
     level = (ordered.cumsum(dim=1) - radius[:, None]) / rank
     support = (ordered > level).sum(dim=1, keepdim=True).clamp_min(1)
     threshold = level.gather(1, support - 1).clamp_min(0.0)
-    return delta.sign() * (size - threshold).clamp_min(0.0)
+    return delta.sign() * (size.double() - threshold).clamp_min(0.0).to(delta.dtype)
 
 
 def project_l2_box(delta: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -90,7 +91,9 @@ def project_l1_box(delta: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> 
 
 def steepest_l2(gradient: Tensor) -> Tensor:
     """Unit L2 vector along the gradient; zero where the gradient is zero."""
-    return gradient / lengths(gradient)[:, None].clamp_min(TINY)
+    # Squares of gradients below 1e-19 or above 1e19 leave single precision: bring the largest value to 1 first.
+    scaled = gradient / gradient.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return scaled / lengths(scaled)[:, None].clamp_min(TINY)
 
 
 def steepest_l1(gradient: Tensor, count: Tensor) -> Tensor:

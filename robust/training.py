@@ -77,7 +77,7 @@ def train(
     batch_size: int = 32,
     device: str = "auto",
     half: bool = False,
-    limit: int | None = None,
+    clips: int | None = None,
     **data_options: Any,
 ) -> Trained:
     """Trains a registered victim and writes `OUT.safetensors` with its card `OUT.json`.
@@ -96,7 +96,7 @@ def train(
         batch_size: Clips in a training step.
         device: As for `load_victim`.
         half: Store matrices as float16.
-        limit: Number of training clips; all when None.
+        clips: Number of training clips of a generated set; its usual number when None.
         **data_options: What the data set takes, e.g. `fold=2`.
     """
     from defenses.augmentation import WaveformAugmentation
@@ -105,8 +105,9 @@ def train(
     recipe = recipe or default_recipe(model)
     path = _checkpoint_path(out)
     entry = victim_entry(model)
+    generated = {} if clips is None else {"clips": clips}
     splits = {
-        split: load_data(data, split=split, root=root, limit=limit if split == "train" else None, **data_options)
+        split: load_data(data, split=split, root=root, **data_options, **(generated if split == "train" else {}))
         for split in ("train", "validation", "test")
     }
     labels, task = splits["train"].labels, splits["train"].task

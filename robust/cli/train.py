@@ -61,8 +61,8 @@ def train(
         batch_size=batch_size,
         device=device,
         half=half,
+        clips=clips,
         **options.data_options(fold),
-        **({} if clips is None else {"clips": clips}),
     )
     if as_json:
         print(json.dumps({"checkpoint": str(done.path), **done.card}, indent=2))

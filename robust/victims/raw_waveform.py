@@ -47,7 +47,7 @@ LAYOUTS = {
     "m34-res": Layout(48, ((48, 3), (96, 4), (192, 6), (384, 3)), residual=True),
 }
 PUBLISHED = {"m3": "0.2 M", "m5": "0.5 M", "m11": "1.8 M", "m18": "3.7 M", "m34-res": "4 M"}
-SMALL_WIDTH = {"m3": 1.0, "m5": 1.0, "m11": 0.5, "m18": 0.5, "m34-res": 0.45}
+SMALL_WIDTH = {"m3": 0.5, "m5": 0.5, "m11": 0.5, "m18": 0.5, "m34-res": 0.45}
 
 
 @dataclass(frozen=True)
