@@ -1,0 +1,85 @@
+"""Who breaks more at equal steps? Ours at its defaults beside torchattacks, foolbox and ART, one process.
+
+    python experiments/benchmarks/strength.py --clips 100
+
+Every attack starts at the clean waveform and takes the same number of steps; radii are such that some clips stand.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # a script beside its two modules
+
+import torch
+from peers import PEERS, ours, standing_within
+from subjects import arguments, subject
+from torch import Tensor
+
+from attacks.losses import Goal
+from attacks.minimal import fmn, minimal_scale
+from attacks.pgd import PGD
+from attacks.threat import Ball
+from robust.victims import Victim
+
+RADII = {"linf": (5e-5, 1e-4, 2e-4), "l2": (3e-3, 6e-3, 1.2e-2), "l1": (0.03, 0.1, 0.3)}
+
+
+def table(name: str, victim: Victim, audio: Tensor, labels: Tensor, steps: int) -> bool:
+    """Prints robust accuracy by attack and radius; true where ours is no higher than any."""
+    best = True
+    for norm, radii in RADII.items():
+        print(f"\n{name}, {norm}, {steps} steps, {len(audio)} clips right at first: robust accuracy in %\n")
+        print("| attack | " + " | ".join(f"{eps:g}" for eps in radii) + " |")
+        print("|---" * (len(radii) + 1) + "|")
+        rows = {}
+        for attack, run in {"ours": ours, **PEERS[norm]}.items():
+            found = [run(victim, audio, labels, norm, eps, steps) for eps in radii]
+            rows[attack] = [
+                100 * float(standing_within(victim, audio, point, labels, norm, eps).double().mean())
+                for point, eps in zip(found, radii, strict=True)
+            ]
+            print(f"| {attack} | " + " | ".join(f"{value:.1f}" for value in rows[attack]) + " |", flush=True)
+        best &= all(mine <= min(others) for mine, *others in zip(*rows.values(), strict=True))
+    return best
+
+
+def minimum_norm(name: str, victim: Victim, audio: Tensor, labels: Tensor) -> None:
+    """Prints median smallest radii by bisection and by FMN at no fewer gradients."""
+    print(f"\n{name}: median smallest breaking radius, and mean gradients spent\n")
+    print("| norm | bisection | gradients | FMN | gradients |\n|---|---|---|---|---|")
+    for norm in ("linf", "l2"):
+        ball = Ball(norm, 1.0)
+        ours_ = minimal_scale(
+            victim, {"audio": audio}, Goal(labels), {"audio": ball}, config=PGD(steps=20), tolerance=1.05
+        )
+        spent = int(ours_.backwards.double().mean()) + 1
+        theirs = min(
+            (
+                fmn(victim, {"audio": audio}, Goal(labels), "audio", ball, steps=spent, step_size=size)
+                for size in ((1.0, 0.3, 0.1) if norm == "l2" else (3.0, 1.0, 0.3))
+            ),
+            key=lambda result: float(result.scale.median()),
+        )
+        print(
+            f"| {norm} | {float(ours_.scale.median()):.3g} | {spent} | {float(theirs.scale.median()):.3g} | {spent} |"
+        )
+
+
+def main() -> None:
+    """Both tables for every victim."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=40)
+    options = parser.parse_args()
+    torch.manual_seed(0)  # the peers draw from the global state
+    verdicts = {}
+    for name in options.victims:
+        victim, audio, labels = subject(name, options)
+        verdicts[name] = table(name, victim, audio, labels, options.steps)
+        minimum_norm(name, victim, audio, labels)
+    print("\nours no higher than any peer: " + ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items()))
+
+
+if __name__ == "__main__":
+    main()
