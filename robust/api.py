@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import torch
@@ -129,6 +129,8 @@ def make_ball(victim: Victim, modality: str, norm: str, eps: float | None, unit:
         raise ThreatModelError(unknown(f"modality of {victim.spec.name}", modality, victim.spec.modalities))
     if norm not in ORDERS:
         raise ThreatModelError(unknown("norm", norm, ORDERS))
+    if unit not in get_args(Unit):
+        raise ThreatModelError(unknown("unit", unit, get_args(Unit)))
     if eps is None and unit != "amplitude":
         raise ThreatModelError(f"Give a radius in {unit} (--eps); the default radii are amplitudes.")
     low, high = victim.spec.bounds[modality]

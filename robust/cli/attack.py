@@ -57,8 +57,11 @@ def attack(
 ) -> None:
     """How often does this attack break this victim? Clean and robust score, checks, records, pairs to listen to."""
     from robust import api
+    from robust.evaluation.summary import check_group
     from robust.victims import load_victim
 
+    if by is not None:
+        check_group(by)
     config = _config(steps, restarts, loss, schedule, step_size, momentum, precision, check)
     if resume and out is None:
         raise typer.BadParameter("--resume needs the --out of the run to go on with")

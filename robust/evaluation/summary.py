@@ -84,15 +84,23 @@ def _success(attacked: pd.DataFrame) -> dict[str, Any]:
     return {**found, "score": finite(found["score"])}
 
 
+GROUPS = ("label_name", "clean_prediction", "prediction", "clean_correct", "correct", "attacked", "success", "violated")
+"""Columns of the records that take few values."""
+
+
+def check_group(column: str) -> None:
+    """Raises `StoreError` unless scores can be told apart by `column`."""
+    if column not in GROUPS:
+        raise StoreError(unknown("column", column, GROUPS))
+
+
 def scores_by(records: pd.DataFrame, column: str, task: Task) -> dict[str, tuple[Score, Score]]:
-    """Clean and robust score for each value of a column of the records.
+    """Clean and robust score for each value of one of the columns `GROUPS`.
 
     Raises:
-        StoreError: If there is no such column, or its values are lists.
+        StoreError: If it is none of them.
     """
-    plain = [name for name in records if not isinstance(records[name].iloc[0], list | np.ndarray)]
-    if column not in plain:
-        raise StoreError(unknown("column", column, plain))
+    check_group(column)
     groups = records.groupby(column, sort=True)
     return {str(value): (clean_score(part, task), robust_score(part, task)) for value, part in groups}
 
