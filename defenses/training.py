@@ -80,6 +80,7 @@ class Classifier(lightning.LightningModule):
         self.augmentations = augmentations
         self.started = time.monotonic()
         self.scores: list[tuple[Tensor, Tensor]] = []
+        self.best = (-math.inf, math.nan)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Logits (B, K)."""
@@ -119,7 +120,9 @@ class Classifier(lightning.LightningModule):
         score = _average_precision(logits, targets) if self.multilabel else _accuracy(logits, targets)
         self.log("score", score, prog_bar=True)
         # Ties in the score are common on small sets; the loss decides among them.
-        self.log("criterion", score - 1e-3 * min(float(self.loss(logits, targets)), 10.0))
+        criterion = score - 1e-3 * min(float(self.loss(logits, targets)), 10.0)
+        self.log("criterion", criterion)
+        self.best = max(self.best, (criterion, score))
 
     def progress(self) -> float:
         """Share of the training that is over, by steps or by the clock, whichever is further."""
@@ -190,13 +193,16 @@ def fit(
         **trainer_options,
     )
     trainer.fit(classifier, training, validation)
-    score = float(trainer.callback_metrics.get("score", float("nan")))
     if best.best_model_path:
         kept = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
         classifier.load_state_dict(kept["state_dict"])
-        score = float(best.best_model_score or score)
     minutes = (time.monotonic() - started) / 60
-    return {"score": score, "epochs": trainer.current_epoch, "steps": trainer.global_step, "minutes": minutes}
+    return {
+        "score": classifier.best[1],
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "minutes": minutes,
+    }
 
 
 def _accuracy(logits: Tensor, targets: Tensor) -> float:

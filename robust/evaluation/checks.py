@@ -22,6 +22,7 @@ from attacks.threat import Region
 from robust.evaluation.conditions import Attack, with_radius
 from robust.evaluation.progress import track
 from robust.evaluation.seeds import generators_for
+from robust.metrics.classification import mean_average_precision
 from robust.types import Batch
 from robust.victims.base import Victim
 
@@ -135,12 +136,26 @@ def unbounded(subject: Subject) -> Check:
         valid = subject.batch.valid[name].flatten(1).sum(1).double() / shape
         share = {"linf": torch.ones_like(valid), "l2": valid.sqrt(), "l1": valid}[ball.norm]
         widest[name] = replace(ball, radius=span * share, unit="amplitude")
-    standing = int(subject.survivors(replace(subject.attack, threat=widest)).sum())
+    boundless = replace(subject.attack, threat=widest)
+    if subject.victim.spec.task == "multilabel":
+        return _unbounded_multilabel(subject, boundless)
+    standing = int(subject.survivors(boundless).sum())
     share_standing = standing / len(subject.batch)
     verdict: Verdict = "pass" if share_standing <= 0.05 else "fail"
     return Check(
         "S3 unbounded", verdict, f"{standing} of {len(subject.batch)} clips stand with the whole range allowed"
     )
+
+
+def _unbounded_multilabel(subject: Subject, boundless: Attack) -> Check:
+    """S3 by mAP: an attack without limits ranks labels no better than their prevalence does."""
+    found = boundless.apply(subject.victim, subject.batch, subject.clean, subject.seed).inputs
+    rows = torch.arange(len(subject.batch), device=subject.clean.device)
+    after = Oracle(subject.victim, len(rows), rows.device).logits(found, rows).cpu().numpy()
+    truth = subject.batch.labels.cpu().numpy()
+    score, floor = mean_average_precision(after, truth, resamples=1).score, float(truth[:, truth.any(0)].mean())
+    verdict: Verdict = "pass" if score <= floor + 0.05 else "fail"
+    return Check("S3 unbounded", verdict, f"mAP {score:.3f} with the whole range allowed; prevalence {floor:.3f}")
 
 
 def one_step(subject: Subject) -> Check:
