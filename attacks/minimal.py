@@ -208,7 +208,8 @@ class _Bisection:
         self.successes[won] += 1
         self.failed_at[lost] = torch.maximum(self.failed_at[lost], scale[~result.broken])
         sizes = [
-            lengths((result.inputs[name] - self.clean[name][rows]).flatten(1).double(), ORDERS[ball.norm])
+            # In single precision the difference may exceed the radius by its last bit, and a curve misses the example.
+            lengths((result.inputs[name].double() - self.clean[name][rows].double()).flatten(1), ORDERS[ball.norm])
             / self.unit[name][rows]
             for name, ball in self.threat.items()
         ]
@@ -255,9 +256,10 @@ def fmn(
             best = torch.where(better, size, best)
             found[modality][better] = point[better]
             slope = lengths(gradients[modality].flatten(1).double(), DUAL[ball.norm]).clamp_min(1e-30)
-            reach = torch.where(
-                best.isinf(), size + 1.005 * (-losses).clamp_min(0) / slope, radius * (1 + adapt * decay)
-            )
+            grown = 1 + adapt * decay
+            # The linear forecast alone only creeps up to the boundary where a sparse step gains less than it says.
+            forecast = torch.maximum(size + 1.005 * (-losses).clamp_min(0) / slope, size * grown)
+            reach = torch.where(best.isinf(), forecast, radius * grown)
             radius = torch.where(broken, torch.minimum(radius, best) * (1 - adapt * decay), reach)
             radius = torch.minimum(radius, region.radius)
             length = step_size * decay * torch.where(best.isinf(), radius, best)

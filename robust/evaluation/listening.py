@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from robust.atomic import write_atomically
 from robust.evaluation.conditions import Attack
 from robust.evaluation.engine import AlignedData
 from robust.victims.base import Victim
-from robust.victims.checkpoints import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,8 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robust.atomic import write_atomically
 from robust.errors import StoreError
-from robust.victims.checkpoints import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robust.errors import VictimError
 from robust.types import DEFAULT_BOUNDS, Inputs, Task, VictimSpec
+from robust.victims.probe import check_gradients
 
 
 class Victim(nn.Module):
@@ -88,10 +89,8 @@ class Victim(nn.Module):
             shapes=dict(shapes or {}),
             bounds={modality: limits[modality] for modality in modalities},
         )
-        from robust.victims.probe import check_gradients  # the probe stands on this class
-
         victim = _Wrapped(module, spec)
-        check_gradients(victim)
+        check_gradients(victim, spec)
         return victim
 
 

@@ -6,8 +6,6 @@ Loading never executes code: safetensors hold numbers only, and pickled checkpoi
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust.errors import CheckpointError, StoreError
+from robust.atomic import write_atomically
+from robust.errors import CheckpointError
 from robust.victims.base import Victim
 from robust.victims.registry import build_victim
 
@@ -119,30 +118,6 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
             "architecture they were trained with."
         )
     module.load_state_dict(dict(state))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` whole or not at all.
-
-    Raises:
-        StoreError: If the folder cannot be made or written, or the disk is full.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise StoreError(
-            f"Cannot write {path}: {error.strerror or error}. Choose another place or free some."
-        ) from error
 
 
 def _storable(value: Tensor, *, half: bool) -> Tensor:

@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-import robust
 from robust.errors import CheckpointError, VictimError
 from robust.victims.base import Victim
 from robust.victims.checkpoints import card_path, load_checkpoint, load_strictly, read_card, read_safetensors
 from robust.victims.probe import check_gradients
 from robust.victims.registry import VictimEntry, victim_entry
 
-EMBEDDED = Path(robust.__file__).parent / "weights"
+EMBEDDED = Path(__file__).parents[1] / "weights"
 
 
 def load_victim(name: str, *, weights: str | Path | None = None, device: str | torch.device = "auto") -> Victim:
@@ -37,7 +36,7 @@ def load_victim(name: str, *, weights: str | Path | None = None, device: str | t
     """
     victim = _own(name, weights) if ":" in name else _registered(victim_entry(name), weights)
     victim = victim.to(find_device(device)).eval()
-    check_gradients(victim)
+    check_gradients(victim, victim.spec)
     return victim
 
 

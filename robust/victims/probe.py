@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.gradients import frozen
 from robust.errors import VictimError
 from robust.types import VictimSpec
-from robust.victims.base import Victim
 
 EXPLANATION = (
     "A gradient attack on such a victim finds nothing and would make it look robust. Look for torch.no_grad(), "
@@ -28,28 +27,27 @@ def probe_inputs(spec: VictimSpec, count: int = 2, seed: int = 0) -> dict[str, T
     return inputs
 
 
-def check_gradients(victim: Victim) -> None:
-    """Runs the victim once, forwards and backwards.
+def check_gradients(victim: nn.Module, spec: VictimSpec) -> None:
+    """Runs the victim once, forwards and backwards, on inputs of its spec.
 
     Raises:
         VictimError: If it cannot run on inputs of its own spec, gives logits of the wrong shape, or does not pass
             gradients back to every modality.
     """
     device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
-    inputs = {name: value.to(device).requires_grad_() for name, value in probe_inputs(victim.spec).items()}
+    inputs = {name: value.to(device).requires_grad_() for name, value in probe_inputs(spec).items()}
     with frozen(victim), torch.enable_grad():
-        logits = _run(victim, inputs)
+        logits = _run(victim, spec, inputs)
         if not logits.requires_grad:
-            raise VictimError(f"The victim {victim.spec.name!r} detaches gradients from its input. {EXPLANATION}")
+            raise VictimError(f"The victim {spec.name!r} detaches gradients from its input. {EXPLANATION}")
         weights = torch.linspace(-1.0, 1.0, logits.numel(), device=device).view_as(logits)
         gradients = torch.autograd.grad((logits * weights).sum(), list(inputs.values()), allow_unused=True)
     for name, gradient in zip(inputs, gradients, strict=True):
         if gradient is None or not bool((gradient != 0).any()):
-            raise VictimError(f"The victim {victim.spec.name!r} gives no gradient to {name!r}. {EXPLANATION}")
+            raise VictimError(f"The victim {spec.name!r} gives no gradient to {name!r}. {EXPLANATION}")
 
 
-def _run(victim: Victim, inputs: dict[str, Tensor]) -> Tensor:
-    spec = victim.spec
+def _run(victim: nn.Module, spec: VictimSpec, inputs: dict[str, Tensor]) -> Tensor:
     try:
         logits: Tensor = victim(inputs)
     except VictimError:
