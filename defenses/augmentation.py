@@ -20,7 +20,7 @@ class WaveformAugmentation:
 
     max_shift: float = 0.1
     max_gain_db: float = 6.0
-    min_snr_db: float = 10.0
+    min_snr_db: float = 15.0
     max_snr_db: float = 50.0
 
     def __call__(self, audio: Tensor, generator: torch.Generator) -> Tensor:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from defenses.training import Recipe
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "ast": {"learning_rate": 1e-3, "mixup_alpha": 0.2},
+    "ast": {"learning_rate": 1e-3, "mixup_alpha": 0.0},
     "cnn14": {"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.2},
     "frames": {"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.1},
 }

@@ -122,8 +122,8 @@ SMALL: dict[str, Any] = {
     "layers": 4,
     "heads": 4,
     "intermediate_size": 512,
-    "time_mask": 24,
-    "freq_mask": 16,
+    "time_mask": 12,
+    "freq_mask": 8,
 }
 
 
