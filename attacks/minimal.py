@@ -20,10 +20,13 @@ from attacks.gradients import Oracle, Victim, frozen
 from attacks.losses import Goal, margin
 from attacks.pgd import PGD, AttackResult, pgd
 from attacks.projections import lengths, per_example
-from attacks.threat import ORDERS, Ball, Region
+from attacks.threat import ORDERS, Ball
 
 GALLOP = (1.0, 1.0, 1.1, 1.5, 2.0, 4.0)
 """Factor by which the scale falls after so many successes without a failure (the tolerance where that is more)."""
+
+WARM_STEP = 0.5
+"""First step over the radius in runs that start from a known perturbation."""
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 
@@ -59,6 +62,7 @@ def minimal_scale(
     grid: Tensor | None = None,
     tolerance: float = 1.01,
     max_runs: int = 24,
+    explore: int = 0,
     valid: Mapping[str, Tensor] | None = None,
     generators: Sequence[torch.Generator] | None = None,
 ) -> MinimalResult:
@@ -73,6 +77,8 @@ def minimal_scale(
         grid: Ascending scales; when given, only the interval of the grid is found, with fewer runs.
         tolerance: Without a grid, stop when success and failure are this factor apart.
         max_runs: Upper limit on runs.
+        explore: Draws of a random search made for each example beforehand, by forward passes alone. In a few dimensions
+            it finds pockets that no gradient leads to; in thousands it finds nothing.
         valid: Modality -> bool mask of what is not padding.
         generators: One per example.
 
@@ -87,6 +93,7 @@ def minimal_scale(
         generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
     with frozen(victim):
         scale = search.first_guess()
+        search.explore(explore, generators)
         for _ in range(max_runs):
             scale, open_rows = search.next_scale(scale, grid, tolerance)
             if len(open_rows) == 0:
@@ -113,13 +120,16 @@ class _Bisection:
         config: PGD,
     ) -> None:
         self.victim, self.goal, self.config, self.valid, self.threat = victim, goal, config, valid, threat
+        # From a start that is known to be good, APGD's first step of twice the radius would leave it at once.
+        gentle = config.schedule == "apgd" and config.rel_step is None
+        self.warm_config = replace(config, rel_step=WARM_STEP) if gentle else config
         self.clean = {name: value.detach() for name, value in inputs.items()}
         self.inputs = {name: value.clone() for name, value in self.clean.items()}
         self.warm = {name: value.clone() for name, value in self.clean.items()}
         self.unit = {name: ball.radius_amplitude(inputs[name], valid.get(name)) for name, ball in threat.items()}
         if any(bool((radius <= 0).any()) for radius in self.unit.values()):
             raise ThreatModelError("A smallest radius is sought as a multiple of the budget's; it must be above 0.")
-        widest = {name: _widest(ball, self.clean[name], valid.get(name)) for name, ball in threat.items()}
+        widest = {name: widest_norm(ball, self.clean[name], valid.get(name)) for name, ball in threat.items()}
         self.widest = widest
         self.most = torch.stack([widest[name] / self.unit[name] for name in threat]).amax(dim=0)
         count, device = len(goal.labels), goal.labels.device
@@ -144,6 +154,32 @@ class _Bisection:
             slope = slope + lengths(gradient.double(), DUAL[ball.norm]) * self.unit[name]
         guess = 1.005 * (-losses.double()).clamp_min(0) / slope.clamp_min(1e-30)
         return torch.minimum(guess.clamp_min(1e-9), self.most)
+
+    def explore(self, draws: int, generators: Sequence[torch.Generator]) -> None:
+        """Random search: draws from the whole data range, then from the ball in which the nearest success lies."""
+        rows = torch.arange(len(self.goal.labels), device=self.goal.labels.device)
+        for _ in range(draws):
+            near = self.broken_at.clamp_max(1e300)
+            points = {
+                name: self._ball(name, near, rows).around(self.clean[name], self.valid.get(name)).sample(generators)
+                for name in self.threat
+            }
+            self._consider(points, rows)
+        for name in self.threat:
+            self.warm[name] = self.inputs[name].clone()
+
+    def _ball(self, name: str, scale: Tensor, rows: Tensor) -> Ball:
+        """The budget of one modality at a scale, as far as the data range admits it."""
+        radius = (self.unit[name][rows] * scale).clamp_max(self.widest[name][rows])
+        return replace(self.threat[name], radius=radius, unit="amplitude")
+
+    def _consider(self, points: dict[str, Tensor], rows: Tensor) -> None:
+        """Asks the victim about `points` and keeps those that break at a smaller scale than known."""
+        oracle = Oracle(self.victim, len(rows), rows.device)
+        broken = self.goal.broken(oracle.logits({**self.clean, **points}, rows))
+        self._spent(rows, oracle.forwards, oracle.backwards)
+        better = broken & (self._scales(points, rows) < self.broken_at)
+        self._keep(points, rows, better)
 
     def next_scale(self, last: Tensor, grid: Tensor | None, tolerance: float) -> tuple[Tensor, Tensor]:
         """(B,) scale to try next, and the rows that are still open."""
@@ -170,12 +206,7 @@ class _Bisection:
 
     def run(self, scale: Tensor, rows: Tensor, generators: Sequence[torch.Generator]) -> None:
         """Attacks `rows` at their scales, starting from what is known of them, and notes what happens."""
-        balls = {
-            name: replace(
-                ball, radius=torch.minimum(self.unit[name][rows] * scale, self.widest[name][rows]), unit="amplitude"
-            )
-            for name, ball in self.threat.items()
-        }
+        balls = {name: self._ball(name, scale, rows) for name in self.threat}
         clean = {name: value[rows] for name, value in self.clean.items()}
         known = {name: self.warm[name][rows] for name in balls}
         fresh = torch.stack([(known[name] == clean[name]).flatten(1).all(1) for name in balls]).all(0)
@@ -185,7 +216,7 @@ class _Bisection:
             clean,
             self.goal.select(rows),
             balls,
-            config=self.config,
+            config=self.config if start is None else self.warm_config,
             valid={name: mask[rows] for name, mask in self.valid.items()},
             generators=generators,
             start=start,
@@ -207,69 +238,34 @@ class _Bisection:
         lost, won = rows[~result.broken], rows[result.broken]
         self.successes[won] += 1
         self.failed_at[lost] = torch.maximum(self.failed_at[lost], scale[~result.broken])
+        self._keep(result.inputs, rows, result.broken)
+        for name in self.threat:
+            self.warm[name][rows] = result.inputs[name]
+
+    def _keep(self, points: Mapping[str, Tensor], rows: Tensor, which: Tensor) -> None:
+        """Notes the scale of the successful `points` (one for each of `rows`) marked in `which`."""
+        kept = rows[which]
+        scales = self._scales(points, rows)[which]
+        for name in self.threat:
+            closer = scales < self.broken_at[kept]
+            self.inputs[name][kept[closer]] = points[name][which][closer]
+        self.broken_at[kept] = torch.minimum(self.broken_at[kept], scales)
+
+    def _scales(self, points: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """Realised size over the unit radius, the largest over modalities; float64 as an audit would measure."""
         sizes = [
-            # In single precision the difference may exceed the radius by its last bit, and a curve misses the example.
-            lengths((result.inputs[name].double() - self.clean[name][rows].double()).flatten(1), ORDERS[ball.norm])
+            lengths((points[name].double() - self.clean[name][rows].double()).flatten(1), ORDERS[ball.norm])
             / self.unit[name][rows]
             for name, ball in self.threat.items()
         ]
-        self.broken_at[won] = torch.minimum(self.broken_at[won], torch.stack(sizes).amax(dim=0)[result.broken])
-        for name in self.threat:
-            self.warm[name][rows] = result.inputs[name]
-            self.inputs[name][won] = result.inputs[name][result.broken]
+        return torch.stack(sizes).amax(dim=0)
 
     def _spent(self, rows: Tensor, forwards: Tensor, backwards: Tensor) -> None:
         self.forwards[rows] += forwards
         self.backwards[rows] += backwards
 
 
-def fmn(
-    victim: Victim,
-    inputs: Mapping[str, Tensor],
-    goal: Goal,
-    modality: str,
-    ball: Ball,
-    *,
-    steps: int = 100,
-    step_size: float = 1.0,
-    adapt: float = 0.05,
-) -> MinimalResult:
-    """Fast minimum-norm attack on one modality (Pintor et al. 2021): one run whose radius follows the boundary.
-
-    The radius shrinks by `adapt` while the example is broken and grows while it is not; both it and the step length
-    decay by a cosine. `ball` gives the norm and the bounds, and the radius that counts as scale 1.
-    """
-    clean, count = inputs[modality].detach(), len(goal.labels)
-    unit = ball.radius_amplitude(clean)
-    oracle = Oracle(victim, count, clean.device)
-    rows = torch.arange(count, device=clean.device)
-    region = Region(clean, None, ball.norm, _widest(ball, clean, None), ball.low, ball.high)
-    point, radius = clean, torch.full((count,), torch.inf, dtype=torch.float64, device=clean.device)
-    best, found = torch.full_like(radius, torch.inf), {name: value.clone() for name, value in inputs.items()}
-    share = torch.full((count,), 0.05 if ball.norm == "l1" else 1.0, device=clean.device)
-    with frozen(victim):
-        for step in range(steps):
-            decay = 0.5 * (1 + math.cos(math.pi * step / steps))
-            logits, losses, gradients = oracle.gradients({**inputs, modality: point}, goal, margin, rows)
-            broken, size = goal.broken(logits), region.size(point)
-            better = broken & (size < best)
-            best = torch.where(better, size, best)
-            found[modality][better] = point[better]
-            slope = lengths(gradients[modality].flatten(1).double(), DUAL[ball.norm]).clamp_min(1e-30)
-            grown = 1 + adapt * decay
-            # The linear forecast alone only creeps up to the boundary where a sparse step gains less than it says.
-            forecast = torch.maximum(size + 1.005 * (-losses).clamp_min(0) / slope, size * grown)
-            reach = torch.where(best.isinf(), forecast, radius * grown)
-            radius = torch.where(broken, torch.minimum(radius, best) * (1 - adapt * decay), reach)
-            radius = torch.minimum(radius, region.radius)
-            length = step_size * decay * torch.where(best.isinf(), radius, best)
-            moved = region.ascend(point, gradients[modality], length, share)
-            point = Region(clean, None, ball.norm, radius, ball.low, ball.high).project(moved)
-    failed = torch.zeros_like(best)
-    return MinimalResult(best / unit, failed, found, oracle.forwards, oracle.backwards)
-
-
-def _widest(ball: Ball, clean: Tensor, valid: Tensor | None) -> Tensor:
+def widest_norm(ball: Ball, clean: Tensor, valid: Tensor | None) -> Tensor:
     """(B,) norm of the largest perturbation that the bounds admit anywhere."""
     mask = torch.ones_like(clean) if valid is None else valid.expand_as(clean).to(clean.dtype)
     span = (mask * (ball.high - ball.low)).flatten(1).double()

@@ -17,8 +17,9 @@ from peers import PEERS, ours, standing_within
 from subjects import arguments, subject
 from torch import Tensor
 
+from attacks.fmn import fmn
 from attacks.losses import Goal
-from attacks.minimal import fmn, minimal_scale
+from attacks.minimal import minimal_scale
 from attacks.pgd import PGD
 from attacks.threat import Ball
 from robust.victims import Victim

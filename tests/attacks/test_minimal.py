@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from attacks.errors import ThreatModelError
+from attacks.fmn import fmn
 from attacks.losses import Goal
-from attacks.minimal import fmn, minimal_scale, robust_at
+from attacks.minimal import minimal_scale, robust_at
 from attacks.pgd import PGD, pgd
 from attacks.threat import Ball
 from tests.oracles import relu
@@ -67,33 +68,33 @@ def test_linear_victim_in_a_tight_data_range(size: int, norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_relu_victim_within_five_percent(norm: str, seed: int) -> None:
-    """With ten restarts. One run finds the wrong side of a hidden cell on either victim (worst 2.0 and 3.5).
-
-    Not every random victim is as kind: see the next test.
-    """
-    assert relu_ratios(seed, norm, PGD(steps=20, restarts=10)).max() < 1.05
+def test_relu_victims_within_five_percent(norm: str) -> None:
+    """Eight victims of 2 inputs and 8 hidden units, solved exactly over their 256 cells; no clip is left out."""
+    config = PGD(steps=20, restarts=10)
+    found = np.concatenate([relu_ratios(2, 8, seed, norm, config, explore=1000) for seed in range(8)])
+    assert found.size > 50
+    assert found.max() < 1.05
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_relu_victim_with_hidden_cells(norm: str) -> None:
-    """A victim on which even 50 restarts miss the nearest cell of 1 to 3 clips in 8 (worst 1.38): the limit, pinned."""
-    found = relu_ratios(2, norm, PGD(steps=20, restarts=10))
-    assert np.median(found) < 1.01
+def test_relu_victims_with_hidden_cells(norm: str) -> None:
+    """The limit, pinned: in 4 dimensions neither gradients nor a random search find every nearest cell."""
+    config = PGD(steps=20, restarts=5)
+    found = np.concatenate([relu_ratios(4, 5, seed, norm, config, explore=500) for seed in range(4)])
+    assert np.mean(found < 1.05) > 0.75
     assert found.max() < 2.5
 
 
-def relu_ratios(seed: int, norm: str, config: PGD) -> np.ndarray:
+def relu_ratios(inputs: int, hidden: int, seed: int, norm: str, config: PGD, explore: int) -> np.ndarray:
     """Radius found over the exact one, on the clips that can be broken at all."""
-    victim, clean = relu.ReluVictim(4, 5, seed), waves(8, 4, seed, peak=0.7)
+    victim, clean = relu.ReluVictim(inputs, hidden, seed), waves(8, inputs, seed, peak=0.7)
     labels = predictions(victim, {"audio": clean})
     exact = relu.breaking_radius(victim, clean, labels, norm)
-    found = minimal_scale(victim, {"audio": clean}, Goal(labels), {"audio": Ball(norm, UNIT)}, config=config)
+    goal, threat = Goal(labels), {"audio": Ball(norm, UNIT)}
+    found = minimal_scale(victim, {"audio": clean}, goal, threat, config=config, explore=explore)
     reachable = np.isfinite(exact)
-    assert reachable.sum() >= 6
     ratio = found.scale.numpy()[reachable] * UNIT / exact[reachable]
-    assert ratio.min() > 1 - 1e-5
+    assert (ratio > 1 - 1e-5).all()
     return ratio
 
 
@@ -220,7 +221,7 @@ def test_fmn_on_a_linear_victim(norm: str) -> None:
     labels = predictions(victim, {"audio": clean})
     found = fmn(victim, {"audio": clean}, Goal(labels), "audio", Ball(norm, UNIT))
     ratio = found.scale.numpy() * UNIT / breaking_radius(victim, clean, labels, norm)
-    assert ratio.min() > 1 - 1e-5
+    assert (ratio > 1 - 1e-5).all()
     assert ratio.max() < (1.1 if norm != "l1" else 2.0)
     assert bool((predictions(victim, found.inputs) != labels).all())
 
