@@ -25,7 +25,7 @@ from robust.evaluation.store import git_revision
 from robust.metrics.classification import Score, accuracy, mean_average_precision
 from robust.types import Clip, Dataset
 from robust.victims.base import Victim
-from robust.victims.checkpoints import read_card, read_safetensors, save_checkpoint
+from robust.victims.checkpoints import read_card, read_safetensors, round_to_half, save_checkpoint
 from robust.victims.loading import embedded_weights, find_device
 from robust.victims.registry import VictimEntry, build_victim, victim_entry
 
@@ -135,6 +135,8 @@ def train(
                 accelerator="gpu" if victim_device(victim).type == "cuda" else "cpu",
             )
     victim = victim.to(find_device(device)).eval()
+    if half:
+        round_to_half(victim)
     test = score(victim, splits["test"])
     card = {
         "data": {"name": data, "splits": {name: len(part) for name, part in splits.items()}, **data_options},

@@ -120,6 +120,13 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     module.load_state_dict(dict(state))
 
 
+def round_to_half(module: nn.Module) -> None:
+    """Rounds matrices to float16 in place, so that a score taken now is that of the stored weights."""
+    with torch.no_grad():
+        for value in module.state_dict().values():
+            value.copy_(_storable(value, half=True))
+
+
 def _storable(value: Tensor, *, half: bool) -> Tensor:
     value = value.detach().cpu().contiguous()
     return value.half() if half and value.ndim >= 2 and value.dtype == torch.float32 else value

@@ -69,10 +69,10 @@ def test_linear_victim_in_a_tight_data_range(size: int, norm: str) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_relu_victims_within_five_percent(norm: str) -> None:
-    """Eight victims of 2 inputs and 8 hidden units, solved exactly over their 256 cells; no clip is left out."""
+    """Four victims of 2 inputs and 8 hidden units, solved exactly over their 256 cells; no clip is left out."""
     config = PGD(steps=20, restarts=10)
-    found = np.concatenate([relu_ratios(2, 8, seed, norm, config, explore=1000) for seed in range(8)])
-    assert found.size > 50
+    found = np.concatenate([relu_ratios(2, 8, seed, norm, config, explore=1000) for seed in range(4)])
+    assert found.size > 20
     assert found.max() < 1.05
 
 
@@ -80,7 +80,7 @@ def test_relu_victims_within_five_percent(norm: str) -> None:
 def test_relu_victims_with_hidden_cells(norm: str) -> None:
     """The limit, pinned: in 4 dimensions neither gradients nor a random search find every nearest cell."""
     config = PGD(steps=20, restarts=5)
-    found = np.concatenate([relu_ratios(4, 5, seed, norm, config, explore=500) for seed in range(4)])
+    found = np.concatenate([relu_ratios(4, 5, seed, norm, config, explore=500) for seed in range(2)])
     assert np.mean(found < 1.05) > 0.75
     assert found.max() < 2.5
 
