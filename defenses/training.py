@@ -176,7 +176,7 @@ def fit(
     """
     recipe, started = classifier.recipe, time.monotonic()
     best = callbacks.ModelCheckpoint(folder, monitor="criterion", mode="max", save_weights_only=True)
-    stop = callbacks.EarlyStopping("criterion", mode="max", patience=recipe.patience)
+    stop = callbacks.EarlyStopping("criterion", mode="max", patience=recipe.patience, strict=False)
     listeners: list[Any] = [best, stop, callbacks.EMAWeightAveraging(decay=recipe.ema_decay)]
     if progress:
         listeners.append(callbacks.RichProgressBar(leave=False))
@@ -193,7 +193,9 @@ def fit(
         **trainer_options,
     )
     trainer.fit(classifier, training, validation)
-    if best.best_model_path:
+    if not best.best_model_path:  # a limit came before the first epoch's end
+        trainer.validate(classifier, validation, verbose=False)
+    else:
         kept = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
         classifier.load_state_dict(kept["state_dict"])
     minutes = (time.monotonic() - started) / 60
