@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ class Curve:
         smallest: (N,) smallest breaking radius found for each clip, at the resolution of `radii`; 0 where the clip is
             wrong at first, infinite where none was found.
         backwards_per_clip: Mean number of gradients spent on a clip.
+        norm: Of the radii.
+        victim: Name of the victim.
     """
 
     radii: NDArray[np.float64]
@@ -44,6 +47,8 @@ class Curve:
     clean: float
     smallest: NDArray[np.float64]
     backwards_per_clip: float
+    norm: str
+    victim: str
 
     @property
     def auc(self) -> float:
@@ -57,6 +62,15 @@ class Curve:
     def radius_half(self) -> float:
         """Median of the smallest breaking radii: half of all clips break within it."""
         return float(np.median(self.smallest))
+
+    def plot(self, path: str | Path) -> None:
+        """Draws the curve with its band into `path` (`.pdf`, `.png` or `.svg`)."""
+        from robust.plots.curve import draw_curve, save_figure
+
+        figure = draw_curve(
+            self.radii, self.scores, self.low, self.high, clean=self.clean, norm=self.norm, label=self.victim
+        )
+        save_figure(figure, Path(path))
 
 
 def geomspace(low: float, high: float, count: int) -> NDArray[np.float64]:
@@ -89,7 +103,7 @@ def curve(
     """
     if victim.spec.task != "multiclass":
         raise DataError("A curve by bisection needs one label a clip; attack a multilabel victim radius by radius.")
-    radii = torch.as_tensor(np.asarray(eps, dtype=np.float64))
+    radii = torch.from_numpy(np.array(eps, dtype=np.float64))
     ball = make_ball(victim, modality, norm, 1.0, "amplitude")
     make_ball(victim, modality, norm, float(radii.max()), "amplitude")
     condition = Attack({modality: ball}, config or PGD(), name="curve")
@@ -123,4 +137,6 @@ def curve(
         clean=float((radius > 0).double().mean()),
         smallest=radius.numpy(),
         backwards_per_clip=spent / len(radius),
+        norm=norm,
+        victim=victim.spec.name,
     )

@@ -5,7 +5,7 @@ Reference: Gong et al., "AST: Audio Spectrogram Transformer", Interspeech 2021; 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MODEL_TYPE = "audio-spectrogram-transformer"
 AUDIOSET_CLASSES = 527
 PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-HOP_LENGTH = 160  # samples; transformers' extractor has no other
+FRAME_LENGTH, HOP_LENGTH = 400, 160  # samples; transformers' extractor has no others
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class AstSettings:
 SMALL: dict[str, Any] = {
     "clip_seconds": 1.0,
     "n_mels": 64,
-    "max_frames": 98,
+    "max_frames": None,
     "hidden_size": 128,
     "layers": 4,
     "heads": 4,
@@ -302,10 +302,13 @@ def _first_line(error: Exception) -> str:
     pretrained=load_ast,
 )
 def build_ast(*, labels: tuple[str, ...], task: Task = "multiclass", **config: Any) -> Victim:
-    """Builds an untrained AST; `config` is that of `AstSettings`."""
+    """Builds an untrained AST; `config` is that of `AstSettings`, where `max_frames=None` takes all that a clip has."""
     from transformers import AutoModelForAudioClassification
 
-    settings = AstSettings(**config)
+    settings = AstSettings(**{name: value for name, value in config.items() if value is not None})
+    if "max_frames" in config and config["max_frames"] is None:
+        frames = 1 + (round(settings.sample_rate * settings.clip_seconds) - FRAME_LENGTH) // HOP_LENGTH
+        settings = replace(settings, max_frames=frames)
     settings.check()
     model = AutoModelForAudioClassification.from_config(
         settings.transformers_config(labels), attn_implementation="sdpa"
