@@ -121,7 +121,7 @@ class _Bisection:
     ) -> None:
         self.victim, self.goal, self.config, self.valid, self.threat = victim, goal, config, valid, threat
         # From a start that is known to be good, APGD's first step of twice the radius would leave it at once.
-        gentle = config.schedule == "apgd" and config.rel_step is None
+        gentle = config.schedule in ("auto", "apgd") and config.rel_step is None
         self.warm_config = replace(config, rel_step=WARM_STEP) if gentle else config
         self.clean = {name: value.detach() for name, value in inputs.items()}
         self.inputs = {name: value.clone() for name, value in self.clean.items()}

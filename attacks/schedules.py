@@ -36,7 +36,7 @@ class Fixed:
     """Constant or cosine steps, with optional momentum on the L1-normalised gradient (MI-FGSM)."""
 
     def __init__(
-        self, walk: Walk, steps: int, rel_step: float, momentum: float, sparsity: float, *, cosine: bool
+        self, walk: Walk, steps: int, rel_step: dict[str, float], momentum: float, sparsity: float, *, cosine: bool
     ) -> None:
         self.steps, self.rel_step, self.momentum, self.cosine = steps, rel_step, momentum, cosine
         self.sparsity = torch.full((len(walk),), sparsity, device=walk.rows.device)
@@ -44,7 +44,7 @@ class Fixed:
 
     def move(self, walk: Walk, step: int) -> None:
         """Steps along the (accumulated) gradient."""
-        scale = self.rel_step * (0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.cosine else 1.0)
+        decay = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.cosine else 1.0
         point = {}
         for name, region in walk.regions.items():
             gradient = walk.gradient[name]
@@ -52,7 +52,9 @@ class Fixed:
                 size = gradient.flatten(1).abs().mean(dim=1).clamp_min(1e-30)
                 gradient = self.momentum * self.velocity[name] + gradient / per_example(size, gradient)
                 self.velocity[name] = gradient
-            point[name] = region.ascend(walk.point[name], gradient, scale * region.radius, self.sparsity)
+            point[name] = region.ascend(
+                walk.point[name], gradient, decay * self.rel_step[name] * region.radius, self.sparsity
+            )
         walk.point = point
 
     def adapt(self, walk: Walk, step: int) -> None:

@@ -24,7 +24,7 @@ from attacks.pgd import PGD
 from attacks.threat import Ball
 from robust.victims import Victim
 
-RADII = {"linf": (5e-5, 1e-4, 2e-4), "l2": (3e-3, 6e-3, 1.2e-2), "l1": (0.03, 0.1, 0.3)}
+RADII = {"linf": (2e-4, 4e-4, 8e-4), "l2": (8e-3, 1.8e-2, 4e-2), "l1": (0.3, 0.8, 2.0)}
 
 
 def table(name: str, victim: Victim, audio: Tensor, labels: Tensor, steps: int) -> bool:

@@ -38,7 +38,7 @@ def attack(
     steps: Annotated[int, typer.Option(help="Gradient steps.")] = 40,
     restarts: Annotated[int, typer.Option(help="Runs; each works on what is left.")] = 1,
     loss: Annotated[str | None, typer.Option(help="margin, ce, dlr; bce, label-margin for many labels.")] = None,
-    schedule: Annotated[str, typer.Option(help="apgd, cosine or constant.")] = "apgd",
+    schedule: Annotated[str, typer.Option(help="auto, apgd, cosine or constant.")] = "auto",
     step_size: Annotated[float | None, typer.Option(help="First step over the radius.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of the step schedule.")] = None,
     target: Annotated[str | None, typer.Option(help="Class the attacker wants to see.")] = None,
