@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -27,6 +28,7 @@ def main() -> None:
     """Runs the command line; a user's mistake ends in one message and exit code 2."""
     from attacks.errors import RobustError
 
+    warnings.formatwarning = _one_line
     try:
         app()
     except RobustError as error:
@@ -35,6 +37,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("robust: interrupted; go on with --resume and the same --out", file=sys.stderr)
         sys.exit(130)
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning without the source line that Python shows to programmers."""
+    return f"robust: warning: {message}\n"
 
 
 __all__ = ["app", "main"]
