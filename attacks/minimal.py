@@ -126,6 +126,7 @@ class _Bisection:
         self.clean = {name: value.detach() for name, value in inputs.items()}
         self.inputs = {name: value.clone() for name, value in self.clean.items()}
         self.warm = {name: value.clone() for name, value in self.clean.items()}
+        self.warmed = False
         self.unit = {name: ball.radius_amplitude(inputs[name], valid.get(name)) for name, ball in threat.items()}
         if any(bool((radius <= 0).any()) for radius in self.unit.values()):
             raise ThreatModelError("A smallest radius is sought as a multiple of the budget's; it must be above 0.")
@@ -165,6 +166,7 @@ class _Bisection:
                 for name in self.threat
             }
             self._consider(points, rows)
+            self.warmed = True
         for name in self.threat:
             self.warm[name] = self.inputs[name].clone()
 
@@ -209,8 +211,8 @@ class _Bisection:
         balls = {name: self._ball(name, scale, rows) for name in self.threat}
         clean = {name: value[rows] for name, value in self.clean.items()}
         known = {name: self.warm[name][rows] for name in balls}
-        fresh = torch.stack([(known[name] == clean[name]).flatten(1).all(1) for name in balls]).all(0)
-        start = None if bool(fresh.all()) else self._scaled(known, rows, balls)
+        start = self._scaled(known, rows, balls) if self.warmed else None
+        self.warmed = True  # from now on for the whole batch, so that no example depends on what its neighbours found
         result = pgd(
             self.victim,
             clean,

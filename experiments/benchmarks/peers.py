@@ -1,7 +1,8 @@
 """Peers as functions of one shape, so that tables can put them side by side.
 
-Each takes a victim, waveforms (B, T) in [-1, 1], labels, a norm, a radius and a number of steps, starts at the clean
-waveform, and returns adversarial waveforms. What breaks its budget is not counted as broken (`broken_within`).
+Each takes a victim, waveforms (B, T) in [-1, 1], labels, a norm, a radius and a number of steps, starts at a
+random point of the ball (each library's own draw), and returns adversarial waveforms. What breaks its budget is not
+counted as broken (`standing_within`).
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class AudioModule(nn.Module):
 
 
 def ours(victim: Victim, audio: Tensor, labels: Tensor, norm: str, eps: float, steps: int) -> Tensor:
-    """Our defaults, from the same start as the others."""
-    config = PGD(steps=steps, random_start=False)
+    """Our defaults."""
+    config = PGD(steps=steps)
     return pgd(victim, {"audio": audio}, Goal(labels), {"audio": Ball(norm, eps)}, config=config).inputs["audio"]
 
 
@@ -44,7 +45,7 @@ def torchattacks_pgd(victim: Victim, audio: Tensor, labels: Tensor, norm: str, e
     name = {"linf": "PGD", "l2": "PGDL2"}[norm]
     threat = {"audio": Ball(norm, eps)}
     result = run_torchattacks(
-        victim, {"audio": audio}, Goal(labels), threat, name, steps=steps, alpha=eps / 2 * 0.1, random_start=False
+        victim, {"audio": audio}, Goal(labels), threat, name, steps=steps, alpha=eps / 2 * 0.1, random_start=True
     )
     return result.inputs["audio"]
 
@@ -62,7 +63,7 @@ def foolbox_pgd(victim: Victim, audio: Tensor, labels: Tensor, norm: str, eps: f
     import foolbox
 
     attack = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD, "l1": foolbox.attacks.L1PGD}[norm]
-    return _foolbox(victim, attack(steps=steps, random_start=False), audio, labels, eps)
+    return _foolbox(victim, attack(steps=steps, random_start=True), audio, labels, eps)
 
 
 def foolbox_sparse(victim: Victim, audio: Tensor, labels: Tensor, norm: str, eps: float, steps: int) -> Tensor:
@@ -70,7 +71,7 @@ def foolbox_sparse(victim: Victim, audio: Tensor, labels: Tensor, norm: str, eps
     import foolbox
 
     attack = {"l1": foolbox.attacks.SparseL1DescentAttack}[norm]
-    return _foolbox(victim, attack(steps=steps, random_start=False), audio, labels, eps)
+    return _foolbox(victim, attack(steps=steps, random_start=True), audio, labels, eps)
 
 
 def _foolbox(victim: Victim, attack: object, audio: Tensor, labels: Tensor, eps: float) -> Tensor:
@@ -102,6 +103,7 @@ def art_pgd(victim: Victim, audio: Tensor, labels: Tensor, norm: str, eps: float
         eps=eps,
         eps_step=eps / 10,
         max_iter=steps,
+        num_random_init=1,
         batch_size=len(audio),
         verbose=False,
     )

@@ -2,7 +2,8 @@
 
     python experiments/benchmarks/strength.py --clips 100
 
-Every attack starts at the clean waveform and takes the same number of steps; radii are such that some clips stand.
+Every attack starts at a random point of the ball and takes the same number of steps; at these radii some clips stand.
+That ours equals torchattacks' PGD from the very same start, at its settings, is a test (tests/attacks/test_pgd.py).
 """
 
 from __future__ import annotations
