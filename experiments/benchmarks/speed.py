@@ -113,8 +113,9 @@ def _theirs(victim: Victim, audio: Tensor, labels: Tensor, norm: str, grid: np.n
     image, model, scores = (audio[:, None, None] + 1) / 2, Image(victim).eval(), []
     for eps in grid / 2:
         attack = {"linf": torchattacks.PGD, "l2": torchattacks.PGDL2}[norm](model, eps=eps, alpha=eps / 10, steps=steps)
+        found = attack(image, labels)
         with torch.no_grad():
-            scores.append(float((model(attack(image, labels)).argmax(1) == labels).double().mean()))
+            scores.append(float((model(found).argmax(1) == labels).double().mean()))
     return np.array(scores)
 
 

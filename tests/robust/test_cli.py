@@ -401,3 +401,22 @@ def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
     assert "attack" in told.stdout
     loaded = {line.rsplit("|", 1)[-1].strip() for line in told.stderr.splitlines()}
     assert not loaded & {"torch", "numpy", "pandas", "transformers", "scipy"}
+
+
+@pytest.mark.data
+def test_shipped_ast_on_a_real_recording(run: Run, real_data: Path) -> None:
+    """A spoken digit is none of the classes of `events`: the attack asks what changes the model's own answer."""
+    path = sorted((real_data / "fsdd" / "recordings").glob("7_*_0.wav"))[0]
+    code, out, err = run("attack", "--audio", path, "--eps", 0.005, "--out", "out", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["clean"]["score"] == 1.0
+    assert told["robust"]["score"] == 0.0
+    assert told["audit"]["violations"] == 0
+    original, rate = soundfile.read(next(Path("out/audio").glob("*-original.wav")))
+    assert rate == 16_000
+    assert len(original) == 16_000
+    recording, _ = soundfile.read(path)
+    assert not original[2 * len(recording) :].any()
+    difference, _ = soundfile.read(next(Path("out/audio").glob("*-difference.wav")))
+    assert not difference[2 * len(recording) :].any()  # padding is nobody's to change
