@@ -2,54 +2,35 @@
 
 `minimal_scale` bisects with a different radius for each example of one batch: every run works on all undecided
 examples at once, each at its own radius, starting from the best perturbation found so far. A curve over G radii then
-costs about log2(G) attacks, not G. `fmn` is the one-run alternative (Pintor et al. 2021) kept for comparison; at equal
-gradients bisection finds the smaller radii (experiments/benchmarks/strength.py prints both).
+costs about log2(G) attacks, not G. Without a grid a run of FMN (Pintor et al. 2021) comes first in L2, and bisection
+goes on from what it finds (experiments/benchmarks/strength.py compares).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from attacks.errors import ThreatModelError
+from attacks.fmn import fmn
 from attacks.gradients import Oracle, Victim, frozen
 from attacks.losses import Goal, margin
 from attacks.pgd import PGD, AttackResult, pgd
 from attacks.projections import lengths, per_example
+from attacks.radii import DUAL, MinimalResult, widest_norm
 from attacks.threat import ORDERS, Ball
 
 GALLOP = (1.0, 1.0, 1.1, 1.5, 2.0, 4.0)
 """Factor by which the scale falls after so many successes without a failure (the tolerance where that is more)."""
 
+FMN_STEP = {"l2": 0.3}
+"""First step of FMN over the smallest radius known, for the norms where it beats bisection at equal gradients."""
+
 WARM_STEP = 0.5
 """First step over the radius in runs that start from a known perturbation."""
-
-DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
-
-
-@dataclass
-class MinimalResult:
-    """The smallest budget found to break each example.
-
-    Attributes:
-        scale: (B,) float64: realised size of the smallest successful perturbation over the radius of the threat model
-            (over several modalities: the largest of the ratios); 0 if broken from the start, infinite if never broken.
-        failed: (B,) float64 largest scale at which an attack failed; the truth lies between the two if the attack is
-            perfect.
-        inputs: Modality -> (B, ...) the successful inputs; clean where there are none.
-        forwards: (B,) int64 forward passes spent.
-        backwards: (B,) int64 backward passes spent.
-    """
-
-    scale: Tensor
-    failed: Tensor
-    inputs: dict[str, Tensor]
-    forwards: Tensor
-    backwards: Tensor
 
 
 def minimal_scale(
@@ -62,6 +43,7 @@ def minimal_scale(
     grid: Tensor | None = None,
     tolerance: float = 1.01,
     max_runs: int = 24,
+    forecast: int = 100,
     explore: int = 0,
     valid: Mapping[str, Tensor] | None = None,
     generators: Sequence[torch.Generator] | None = None,
@@ -77,6 +59,8 @@ def minimal_scale(
         grid: Ascending scales; when given, only the interval of the grid is found, with fewer runs.
         tolerance: Without a grid, stop when success and failure are this factor apart.
         max_runs: Upper limit on runs.
+        forecast: Steps of FMN made first, without a grid and for one L2 budget, where at equal gradients it finds the
+            smaller radii (docs/benchmarks.md); bisection goes on from there. Linf is bisected from the start.
         explore: Draws of a random search made for each example beforehand, by forward passes alone. In a few dimensions
             it finds pockets that no gradient leads to; in thousands it finds nothing.
         valid: Modality -> bool mask of what is not padding.
@@ -93,6 +77,8 @@ def minimal_scale(
         generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
     with frozen(victim):
         scale = search.first_guess()
+        if grid is None:
+            search.forecast(forecast)
         search.explore(explore, generators)
         for _ in range(max_runs):
             scale, open_rows = search.next_scale(scale, grid, tolerance)
@@ -156,6 +142,28 @@ class _Bisection:
         guess = 1.005 * (-losses.double()).clamp_min(0) / slope.clamp_min(1e-30)
         return torch.minimum(guess.clamp_min(1e-9), self.most)
 
+    def forecast(self, steps: int) -> None:
+        """Begins with what FMN finds in so many steps, where it applies."""
+        name, ball = next(iter(self.threat.items()))
+        if steps == 0 or len(self.threat) > 1 or ball.norm not in FMN_STEP:
+            return
+        unit = replace(ball, radius=self.unit[name], unit="amplitude")
+        found = fmn(
+            self.victim,
+            self.clean,
+            self.goal,
+            name,
+            unit,
+            steps=steps,
+            step_size=FMN_STEP[ball.norm],
+            valid=self.valid.get(name),
+        )
+        rows = torch.arange(len(self.goal.labels), device=self.goal.labels.device)
+        self._spent(rows, found.forwards, found.backwards)
+        self._keep(found.inputs, rows, found.scale.isfinite())
+        self.warm[name] = self.inputs[name].clone()
+        self.warmed = True
+
     def explore(self, draws: int, generators: Sequence[torch.Generator]) -> None:
         """Random search: draws from the whole data range, then from the ball in which the nearest success lies."""
         rows = torch.arange(len(self.goal.labels), device=self.goal.labels.device)
@@ -167,8 +175,8 @@ class _Bisection:
             }
             self._consider(points, rows)
             self.warmed = True
-        for name in self.threat:
-            self.warm[name] = self.inputs[name].clone()
+        if draws:
+            self.warm = {name: value.clone() for name, value in self.inputs.items()}
 
     def _ball(self, name: str, scale: Tensor, rows: Tensor) -> Ball:
         """The budget of one modality at a scale, as far as the data range admits it."""
@@ -265,13 +273,6 @@ class _Bisection:
     def _spent(self, rows: Tensor, forwards: Tensor, backwards: Tensor) -> None:
         self.forwards[rows] += forwards
         self.backwards[rows] += backwards
-
-
-def widest_norm(ball: Ball, clean: Tensor, valid: Tensor | None) -> Tensor:
-    """(B,) norm of the largest perturbation that the bounds admit anywhere."""
-    mask = torch.ones_like(clean) if valid is None else valid.expand_as(clean).to(clean.dtype)
-    span = (mask * (ball.high - ball.low)).flatten(1).double()
-    return lengths(span, ORDERS[ball.norm])
 
 
 def _check_grid(grid: Tensor | None) -> None:

@@ -76,10 +76,14 @@ class PGD:
             if value is not None and not value > 0:
                 raise ThreatModelError(f"{name} must be above 0; given {value}.")
 
+    def adaptive(self, regions: Mapping[str, Region]) -> bool:
+        """Whether runs in these regions adapt their steps (APGD)."""
+        sparse = any(region.norm == "l1" for region in regions.values())
+        return self.schedule == "apgd" or (self.schedule == "auto" and sparse)
+
     def schedule_for(self, walk: Walk) -> Schedule:
         """The step schedule of one run."""
-        sparse = any(region.norm == "l1" for region in walk.regions.values())
-        if self.schedule == "apgd" or (self.schedule == "auto" and sparse):
+        if self.adaptive(walk.regions):
             momentum = 0.75 if self.momentum is None else self.momentum
             return Adaptive(walk, self.steps, 2.0 if self.rel_step is None else self.rel_step, momentum)
         cosine = self.schedule != "constant"
@@ -159,7 +163,8 @@ def pgd(
                 break
             first = _first_points(regions, rows, generators, config, start if restart == 0 else None, restart)
             aimed = _aimed(oracle, inputs, goal, config, restart, rows)
-            _run(oracle, Walk.begin(inputs, aimed, regions, first, rows), config, result, stopping=stopping)
+            walk = Walk.begin(inputs, aimed, regions, first, rows, remember=config.adaptive(regions))
+            _run(oracle, walk, config, result, stopping=stopping)
     return result
 
 

@@ -26,7 +26,8 @@ class Walk:
         point: Modality -> (A, ...) where each example stands.
         gradient: Modality -> (A, ...) gradient of the loss there.
         loss: (A,) loss there.
-        best_point, best_gradient, best_loss: The same where the loss was highest so far.
+        best_loss: (A,) highest loss so far.
+        best_point, best_gradient: Modality -> where that was and the gradient there; empty unless a schedule goes back.
     """
 
     rows: Tensor
@@ -48,8 +49,13 @@ class Walk:
         regions: dict[str, Region],
         start: dict[str, Tensor],
         rows: Tensor,
+        *,
+        remember: bool,
     ) -> Walk:
-        """A walk of the examples `rows` of a batch, standing at `start` (one row for each of them)."""
+        """A walk of the examples `rows` of a batch, standing at `start` (one row for each of them).
+
+        Remembering the best point costs a few per cent of a step; only schedules that go back to it need to.
+        """
         worst = torch.full((len(rows),), -torch.inf, device=rows.device)
         return cls(
             rows=rows,
@@ -59,8 +65,8 @@ class Walk:
             point=start,
             gradient={name: torch.zeros_like(value) for name, value in start.items()},
             loss=worst,
-            best_point=start,
-            best_gradient={name: torch.zeros_like(value) for name, value in start.items()},
+            best_point=dict(start) if remember else {},
+            best_gradient={name: torch.zeros_like(value) for name, value in start.items()} if remember else {},
             best_loss=worst,
         )
 

@@ -48,7 +48,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def step_ratio(victim: Victim, audio: Tensor, labels: Tensor, batch: int = 16, steps: int = 10, rounds: int = 9) -> str:
+def step_ratio(victim: Victim, audio: Tensor, labels: Tensor, batch: int = 16, steps: int = 40, rounds: int = 5) -> str:
     """Our step over a bare one: median and interquartile range over interleaved rounds."""
     inputs, goal = audio[:batch], Goal(labels[:batch])
 
