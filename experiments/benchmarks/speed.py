@@ -72,12 +72,14 @@ def step_ratio(victim: Victim, audio: Tensor, labels: Tensor, batch: int = 16, s
     return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def curves(name: str, victim: Victim, audio: Tensor, labels: Tensor, steps: int = 40, count: int = 20) -> None:
+def curves(
+    name: str, victim: Victim, audio: Tensor, labels: Tensor, norms: list[str], steps: int = 40, count: int = 20
+) -> None:
     """Prints the cost of a curve over the peers' grids, and whether it is anywhere higher than theirs."""
     print(f"\n{name}: curve of {count} radii, {len(audio)} clips, {steps} steps\n")
     print("| norm | ours, s | foolbox / ours | torchattacks / ours | ours never higher |\n|---|---|---|---|---|")
-    for norm, ends in GRIDS.items():
-        grid = np.geomspace(*ends, count)
+    for norm in norms:
+        grid = np.geomspace(*GRIDS[norm], count)
         found, spent = {}, {}
         for who, run in {"ours": _ours, "foolbox": _foolbox, "torchattacks": _theirs}.items():
             started = time.perf_counter()
@@ -123,6 +125,7 @@ def main() -> None:
     """Both tables for every victim."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--skip-curves", action="store_true")
+    parser.add_argument("--norms", nargs="+", default=list(GRIDS), choices=list(GRIDS))
     options = parser.parse_args()
     torch.manual_seed(0)  # the peers draw from the global state
     print("| victim | our step / bare forward and input gradient |\n|---|---|")
@@ -131,7 +134,7 @@ def main() -> None:
         print(f"| {name} | {step_ratio(victim, audio, labels)} |", flush=True)
     for name, (victim, audio, labels) in subjects.items():
         if not options.skip_curves:
-            curves(name, victim, audio, labels)
+            curves(name, victim, audio, labels, options.norms)
 
 
 if __name__ == "__main__":
