@@ -26,16 +26,27 @@ from robust.metrics.classification import Score, accuracy, mean_average_precisio
 from robust.types import Clip, Dataset
 from robust.victims.base import Victim
 from robust.victims.checkpoints import read_card, read_safetensors, round_to_half, save_checkpoint
+from robust.victims.fusion import MEETINGS
 from robust.victims.loading import embedded_weights, find_device
 from robust.victims.registry import VictimEntry, build_victim, victim_entry
 
 if TYPE_CHECKING:
     from defenses.training import Recipe
 
+FRAME_LEVEL = ("cnn-transformer", *(f"av-{meeting}" for meeting in MEETINGS))
+FRAME_LEVEL_RECIPE: Mapping[str, Any] = {
+    "epochs": 10,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.01,
+    "mixup_alpha": 0.1,
+}
+"""One recipe for all that are compared with one another."""
+
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "ast": {"learning_rate": 1e-3, "mixup_alpha": 0.0},
     "cnn14": {"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.2},
     "frames": {"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.1},
+    **dict.fromkeys(FRAME_LEVEL, FRAME_LEVEL_RECIPE),
 }
 """What differs from the default recipe, by model; raw-waveform networks share `WAVEFORM_RECIPE`."""
 WAVEFORM_RECIPE: Mapping[str, Any] = {"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.2}

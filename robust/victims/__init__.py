@@ -1,7 +1,9 @@
 """Victims by name, and `Victim.wrap` for anybody's module."""
 
 from robust.victims import ast as ast  # importing a module registers its victims
+from robust.victims import cnn_transformer as cnn_transformer
 from robust.victims import frames as frames
+from robust.victims import fusion as fusion
 from robust.victims import panns as panns
 from robust.victims import raw_waveform as raw_waveform
 from robust.victims.base import Victim

@@ -12,8 +12,7 @@ from robust.errors import VictimError
 from robust.types import DEFAULT_BOUNDS, Inputs, Task, VictimSpec
 from robust.victims.base import Victim
 from robust.victims.registry import register
-
-REDUCTION = 8  # three pools of 2
+from robust.victims.sight import REDUCTION, picture_block
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,9 @@ class Frames(Victim):
         width = settings.width
         latent = 4 * width
         self.picture = nn.Sequential(
-            *_convolution(3, width),
-            *_convolution(width, 2 * width),
-            *_convolution(2 * width, 4 * width),
+            *picture_block(3, width),
+            *picture_block(width, 2 * width),
+            *picture_block(2 * width, 4 * width),
             nn.Flatten(),
             nn.Linear(latent * (settings.size // REDUCTION) ** 2, latent, bias=False),
             nn.BatchNorm1d(latent),
@@ -99,16 +98,6 @@ class Frames(Victim):
     def head(self, fused: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.dropout(fused))
         return logits
-
-
-def _convolution(channels_in: int, channels: int) -> list[nn.Module]:
-    """A 3 x 3 convolution, batch normalisation, ReLU and a max-pool of 2."""
-    return [
-        nn.Conv2d(channels_in, channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-    ]
 
 
 @register("frames", summary="small video-only CNN (per frame, then over time) for 8 frames of 32 x 32", small={})

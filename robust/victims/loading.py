@@ -75,7 +75,10 @@ def _registered(entry: VictimEntry, weights: str | Path | None) -> Victim:
             f"The model {entry.name!r} reads checkpoints of `robust train` (.safetensors with a card), not {weights}. "
             "Pickled checkpoints can run code when read; convert them with safetensors.torch.save_file."
         )
-    return entry.pretrained(str(weights))
+    victim = entry.pretrained(str(weights))
+    if victim.spec.name != entry.name:
+        raise CheckpointError(f"{weights} holds a {victim.spec.name!r}, but --model is {entry.name!r}.")
+    return victim
 
 
 def _own(name: str, weights: str | Path | None) -> Victim:

@@ -5,15 +5,11 @@ Reference: Kong et al., "PANNs: Large-Scale Pretrained Audio Neural Networks for
 
 from __future__ import annotations
 
-import csv
-import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,6 +19,7 @@ from robust.frontends.specaugment import SpecAugment
 from robust.types import DEFAULT_BOUNDS, Inputs, Task, VictimSpec
 from robust.victims.base import Victim
 from robust.victims.registry import register
+from robust.victims.upstream import check_entries, labels_beside, read_state
 
 BLOCKS = 6
 HALVINGS = 5  # the pool of the last block is 1 x 1
@@ -180,7 +177,7 @@ def load_cnn14(path: str) -> Victim:
     Raises:
         CheckpointError: If the file cannot be read safely, is of another architecture, or has another front end.
     """
-    state = _read_state(Path(path))
+    state = read_state(Path(path))
     for key in ("spectrogram_extractor.stft.conv_real.weight", "conv_block1.conv1.weight", "fc_audioset.weight"):
         if key not in state:
             raise CheckpointError(f"{path} is no Cnn14 checkpoint: it has no {key!r} among its {len(state)} entries.")
@@ -192,67 +189,13 @@ def load_cnn14(path: str) -> Victim:
         )
     width = state["conv_block1.conv1.weight"].shape[0]
     settings = Cnn14Settings(width=width, **UPSTREAM_FRONT_ENDS[n_fft])
-    labels = _labels_beside(Path(path), state["fc_audioset.weight"].shape[0])
+    labels = labels_beside(Path(path), state["fc_audioset.weight"].shape[0])
     victim = Cnn14(labels=labels, task="multilabel", settings=settings)
     expected = victim.log_mel.upstream_buffers()
-    _check_entries(path, {**victim.state_dict(), **expected}, state)
+    check_entries(path, "Cnn14", {**victim.state_dict(), **expected}, state)
     _check_front_end(path, expected, state)
     victim.load_state_dict({key: value for key, value in state.items() if key not in expected})
     return victim.eval()
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, read without executing anything in it."""
-    try:
-        with torch.serialization.safe_globals(_inert_numpy()):
-            payload = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n\n")[-1].strip() or "not a checkpoint"
-        raise CheckpointError(
-            f"{path} was refused: it is no PyTorch checkpoint, or holds more than weights and could run code when "
-            f"read. Save its state dict alone. ({reason.splitlines()[0]})"
-        ) from error
-    except Exception as error:  # a damaged file can fail anywhere in the unpickler, with any error
-        raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint: {error}") from error
-    state = payload.get("model", payload) if isinstance(payload, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} holds no state dict: expected {{'model': names to tensors}}.")
-    return dict(state)
-
-
-def _inert_numpy() -> list[Any]:
-    """NumPy's array parts: upstream's 16 kHz file keeps its sampler's indices; they hold data and run nothing."""
-    reconstruct = np.empty(0).__reduce__()[0]  # NumPy gives it no public name, and moved it in version 2
-    return [
-        (reconstruct, "numpy.core.multiarray._reconstruct"),
-        (reconstruct, "numpy._core.multiarray._reconstruct"),
-        np.ndarray,
-        np.dtype,
-        np.dtypes.Int64DType,
-    ]
-
-
-def _check_entries(path: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Every expected entry must be there in its shape, and no other."""
-    problems = []
-    for what, keys in (("missing", expected.keys() - given.keys()), ("unexpected", given.keys() - expected.keys())):
-        if keys:
-            problems.append(f"{len(keys)} {what}: {_few(keys)}")
-    other = [
-        f"{key} {tuple(given[key].shape)}, not {tuple(expected[key].shape)}"
-        for key in expected.keys() & given.keys()
-        if given[key].shape != expected[key].shape
-    ]
-    if other:
-        problems.append(f"{len(other)} of another shape: {_few(other)}")
-    if problems:
-        raise CheckpointError(f"The entries of {path} are not those of Cnn14: {'; '.join(problems)}.")
-
-
-def _few(names: Iterable[str]) -> str:
-    """The first three names, and how many more there are."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 
 
 def _check_front_end(path: str, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
@@ -264,21 +207,6 @@ def _check_front_end(path: str, expected: Mapping[str, Tensor], state: Mapping[s
                 f"The front end of {path} differs from that of Cnn14: {key!r} is off by {error:.2g} of its largest "
                 f"entry, more than {FRONT_END_TOLERANCE:g}. It was trained on other spectrograms and cannot be loaded."
             )
-
-
-def _labels_beside(path: Path, count: int) -> tuple[str, ...]:
-    """Names from `class_labels_indices.csv` (index, mid, display_name) beside the checkpoint, or placeholders."""
-    table = path.with_name("class_labels_indices.csv")
-    if not table.is_file():
-        return tuple(f"class {index}" for index in range(count))
-    try:
-        with table.open(newline="", encoding="utf-8") as file:
-            names = {int(row["index"]): row["display_name"] for row in csv.DictReader(file)}
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{table} cannot be read as a table with columns index and display_name.") from error
-    if sorted(names) != list(range(count)):
-        raise CheckpointError(f"{table} names {len(names)} classes; the checkpoint has {count}. Remove or mend it.")
-    return tuple(names[index] for index in range(count))
 
 
 @register(

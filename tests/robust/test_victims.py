@@ -9,21 +9,24 @@ from torch import Tensor
 
 from robust.errors import VictimError
 from robust.victims.base import Victim
+from robust.victims.fusion import MEETINGS
 from robust.victims.raw_waveform import standardised
 from robust.victims.registry import build_victim, victim_entry
 
-for family in ("ast", "frames", "panns", "raw_waveform"):
+for family in ("ast", "cnn_transformer", "frames", "fusion", "panns", "raw_waveform"):
     import_module(f"robust.victims.{family}")  # registers its victims
 
 LABELS = tuple("abcdef")
 RAW = ("m3", "m5", "m11", "m18", "m34-res")
-NAMES = ("ast", "cnn14", "frames", *RAW)
+FRAME_LEVEL = ("cnn-transformer", *(f"av-{meeting}" for meeting in MEETINGS))
+NAMES = ("ast", "cnn14", "frames", *RAW, *FRAME_LEVEL)
 # Narrower than the embedded weights, for speed; sizes are tested apart.
 TINY = {
     "ast": {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64},
     "cnn14": {"width": 4},
     "frames": {"width": 4},
     **{name: {"width": 0.1} for name in RAW},
+    **{name: {"embedding": 96, "heads": 4} for name in FRAME_LEVEL},
 }
 
 
@@ -54,8 +57,9 @@ class TestEveryVictim:
         latents = victim.embed(inputs)
         logits = victim(inputs)
         assert victim.spec.name == name
-        assert latents.keys() == {*victim.spec.modalities, "fused"}
-        assert all(latent.ndim == 2 and len(latent) == 3 for latent in latents.values())
+        assert {"fused"} <= latents.keys() <= {*victim.spec.modalities, "fused"}
+        assert all(latent.ndim == (3 if name in FRAME_LEVEL else 2) for latent in latents.values())
+        assert all(len(latent) == 3 for latent in latents.values())
         assert logits.shape == (3, len(LABELS))
         assert logits.dtype == torch.float32
         torch.testing.assert_close(victim.head(latents["fused"]), logits)
@@ -63,13 +67,14 @@ class TestEveryVictim:
     def test_gradient_reaches_the_input_and_follows_it(self, name):
         victim = tiny(name).double()
         inputs = {key: value.double().requires_grad_() for key, value in inputs_of(victim, 2).items()}
-        (gradient,) = torch.autograd.grad(victim(inputs)[:, 0].sum(), list(inputs.values()))
-        assert (gradient != 0).double().mean() > 0.5
-        (key, value) = next(iter(inputs.items()))
-        step = 1e-7 * gradient / gradient.norm()
-        with torch.no_grad():
-            rise = victim({key: value + step})[:, 0].sum() - victim({key: value - step})[:, 0].sum()
-        torch.testing.assert_close(rise / 2e-7, gradient.norm(), rtol=1e-3, atol=1e-9)
+        gradients = torch.autograd.grad(victim(inputs)[:, 0].sum(), list(inputs.values()))
+        for (key, value), gradient in zip(inputs.items(), gradients, strict=True):
+            assert (gradient != 0).double().mean() > 0.5
+            step = 1e-7 * gradient / gradient.norm()
+            with torch.no_grad():
+                up, down = ({**inputs, key: value + sign * step} for sign in (1, -1))
+                rise = victim(up)[:, 0].sum() - victim(down)[:, 0].sum()
+            torch.testing.assert_close(rise / 2e-7, gradient.norm(), rtol=1e-3, atol=1e-9)
 
     def test_evaluation_is_deterministic_and_without_side_effects(self, name):
         victim = tiny(name)

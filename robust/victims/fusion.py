@@ -1,0 +1,243 @@
+"""Audio-visual victims that differ in one thing: where sound and sight meet.
+
+    av-early      as input channels of the convolutions
+    av-mid        after the convolutions, before the transformer
+    av-late       after the transformers: linear maps of both, summed
+    av-decision   after the classifiers: w p_A + (1 - w) p_V, one learned w for each class, 0.6 at first
+    av-audio, av-video   one branch alone, for comparison
+
+Same audio branch, same visual branch, same size of head, same recipe. Sources: thesis chapter 10; methods.md 1.2. The
+author's own networks, which differ in more than that, are the configuration `published=True` and read his checkpoints.
+
+A modality that is missing from the inputs is taken as silence or as black.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robust.errors import VictimError, unknown
+from robust.types import Inputs, Task, VictimSpec
+from robust.victims.attention import Transformer
+from robust.victims.audioset_done_right import DECISION_WEIGHT, build_author, load_upstream
+from robust.victims.base import Victim
+from robust.victims.hearing import Hearing, HearingSettings
+from robust.victims.pooling import FrameHead, mix_logits
+from robust.victims.registry import register
+from robust.victims.sight import visual_branch
+from robust.victims.trunk import ConvTrunk
+
+MEETINGS: Mapping[str, str] = {
+    "audio": "sound alone",
+    "video": "sight alone",
+    "early": "sound and sight joined as input channels",
+    "mid": "joined after the convolutions, before the transformer",
+    "late": "embeddings summed after linear maps",
+    "decision": "weighted mean of both answers, a weight for each class",
+}
+PATCH_GRID = 8
+"""Early fusion lays each frame beside the spectrogram as 8 x 8 patches: one for each of 64 mel bands."""
+
+
+@dataclass(frozen=True)
+class FusionSettings(HearingSettings):
+    """Configuration.
+
+    Attributes:
+        meeting: A name from `MEETINGS`.
+        embedding: Size of a step's latent in every branch.
+        conv_layers, pool_layers: Of the audio trunk.
+        transformer_layers, heads: Of every transformer.
+        pooling: One of the five of `robust.victims.pooling`.
+        dropout: In the transformers and before the head, in training.
+        sees: `frames`, `r2plus1d_18` or `features` (see `robust.victims.sight`).
+        video_frames: Frames (or feature vectors) in a clip.
+        video_size: Height and width of a frame (or length of a vector).
+        video_width: Filters of the first layer of `frames`.
+        video_weights: State dict for `r2plus1d_18`, by path.
+    """
+
+    meeting: str = "mid"
+    embedding: int = 160
+    conv_layers: int = 5
+    pool_layers: int = 5
+    transformer_layers: int = 2
+    heads: int = 8
+    pooling: str = "attention"
+    dropout: float = 0.1
+    sees: str = "frames"
+    video_frames: int = 8
+    video_size: int = 32
+    video_width: int = 12
+    video_weights: str | None = None
+
+    def check(self) -> None:
+        """Raises `VictimError` for what no network can be built of."""
+        if self.meeting not in MEETINGS:
+            raise VictimError(unknown("meeting point", self.meeting, MEETINGS))
+        if self.meeting == "early" and (self.sees != "frames" or self.n_mels != PATCH_GRID**2):
+            raise VictimError(
+                f"Early fusion lays frames of pictures beside {PATCH_GRID**2} mel bands; given sees={self.sees!r} and "
+                f"n_mels={self.n_mels}. Take another meeting point for {self.sees!r}."
+            )
+
+
+class Fusion(Victim):
+    """One of the six; every part it does not need is absent."""
+
+    hearing: nn.Module
+    trunk: nn.Module
+    sight: nn.Module
+    transformer: nn.Module
+
+    def __init__(self, *, labels: tuple[str, ...], task: Task, settings: FusionSettings) -> None:
+        settings.check()
+        hears, sees = settings.meeting != "video", settings.meeting != "audio"
+        hearing = Hearing(settings)
+        sight = _sight(settings)
+        super().__init__(_spec(labels, task, settings, hearing if hears else None, sight if sees else None))
+        self.meeting, width = settings.meeting, settings.embedding
+        self.heard, self.seen = hearing.modality, sight.modality
+        early = settings.meeting == "early"
+        if hears:
+            patch = 3 * (settings.video_size // PATCH_GRID) ** 2
+            self.hearing = hearing
+            self.trunk = ConvTrunk(
+                width,
+                settings.conv_layers,
+                settings.pool_layers,
+                channels_in=1 + patch if early else 1,
+                bins=settings.n_mels,
+            )
+        if sees and not early:
+            self.sight = sight
+        for name in self._transformers():
+            self.add_module(
+                name, Transformer(width, settings.transformer_layers, heads=settings.heads, dropout=settings.dropout)
+            )
+        if settings.meeting == "mid":
+            self.joint = nn.Linear(2 * width, width)
+        if settings.meeting == "late":
+            self.alpha, self.beta = nn.Linear(width, width), nn.Linear(width, width)
+        if settings.meeting == "decision":
+            self.weight = nn.Parameter(torch.full((len(labels),), DECISION_WEIGHT).logit())
+            self.video_head = FrameHead(width, len(labels), settings.pooling)
+        self.frame_head = FrameHead(width, len(labels), settings.pooling)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.config = asdict(settings)
+
+    def embed(self, inputs: Inputs) -> dict[str, Tensor]:
+        """(B, S, D) `audio` and `video` where they exist apart, and `fused`; see `head` for `av-decision`."""
+        inputs = self._completed(inputs)
+        if self.meeting == "early":
+            return {"fused": self.transformer(self.trunk(self._channels(inputs)))}
+        parts: dict[str, Tensor] = {}
+        if self.meeting != "video":
+            parts["audio"] = self.trunk(self.hearing(inputs[self.heard])[:, None])
+        if self.meeting != "audio":
+            parts["video"] = self.sight(inputs[self.seen])
+        if self.meeting == "mid":
+            heard = _in_step(parts["audio"], parts["video"].shape[1])
+            joined = functional.relu(self.joint(torch.cat([heard, parts["video"]], dim=2)))
+            return {**parts, "fused": self.transformer(joined)}
+        attended = {name: self.get_submodule(f"{name}_transformer")(steps) for name, steps in parts.items()}
+        if len(attended) == 1:
+            return {**attended, "fused": next(iter(attended.values()))}
+        heard, seen = _in_step(attended["audio"], attended["video"].shape[1]), attended["video"]
+        if self.meeting == "late":
+            return {**attended, "fused": self.alpha(heard) + self.beta(seen)}
+        return {**attended, "fused": torch.cat([heard, seen], dim=2)}
+
+    def head(self, fused: Tensor) -> Tensor:
+        """Logits (B, K) from (B, S, D); from both branches side by side, (B, S, 2 D), for `av-decision`."""
+        fused = self.dropout(fused)
+        if self.meeting != "decision":
+            logits: Tensor = self.frame_head(fused)
+            return logits
+        heard, seen = fused.chunk(2, dim=2)
+        answers = torch.stack([self.frame_head(heard), self.video_head(seen)])
+        weights = torch.stack([functional.logsigmoid(self.weight), functional.logsigmoid(-self.weight)])
+        return mix_logits(answers, weights[:, None], dim=0)
+
+    def _transformers(self) -> list[str]:
+        """Names of the transformers that this meeting point has."""
+        if self.meeting in ("early", "mid"):
+            return ["transformer"]
+        return [f"{name}_transformer" for name in ("audio", "video") if self.meeting in (name, "late", "decision")]
+
+    def _completed(self, inputs: Inputs) -> Inputs:
+        """Silence or black for a modality that is missing."""
+        present = next((inputs[name] for name in self.spec.modalities if name in inputs), None)
+        if present is None:
+            raise VictimError(
+                f"The victim {self.spec.name!r} takes {' and '.join(self.spec.modalities)}; the inputs hold "
+                f"{', '.join(inputs) or 'nothing'}."
+            )
+        return {
+            name: inputs[name] if name in inputs else present.new_zeros(len(present), *self.spec.shape(name))
+            for name in self.spec.modalities
+        }
+
+    def _channels(self, inputs: Inputs) -> Tensor:
+        """The spectrogram and, as further channels, the frame that stands at each of its frames."""
+        features, video = self.hearing(inputs[self.heard]), inputs[self.seen]
+        side = video.shape[-1] // PATCH_GRID
+        # Patch (row, column) of a frame takes the place of mel band 8 row + column; its pixels are channels.
+        tiles = video.reshape(*video.shape[:3], PATCH_GRID, side, PATCH_GRID, side)
+        planes = tiles.permute(0, 2, 4, 6, 1, 3, 5).flatten(5).flatten(1, 3)  # (B, 3 side^2, F, 64)
+        count = features.shape[1]
+        when = torch.arange(count, device=video.device) * video.shape[1] // count
+        return torch.cat([features[:, None], (planes[:, :, when] - 0.5) / 0.25], dim=1)
+
+
+def _in_step(steps: Tensor, count: int) -> Tensor:
+    """(B, count, D): steps of (B, S, D) averaged over as many stretches of time."""
+    if steps.shape[1] == count:
+        return steps
+    return functional.adaptive_avg_pool1d(steps.transpose(1, 2), count).transpose(1, 2)
+
+
+def _sight(settings: FusionSettings) -> Any:
+    return visual_branch(
+        settings.sees,
+        settings.embedding,
+        frames=settings.video_frames,
+        size=settings.video_size,
+        width=settings.video_width,
+        weights=settings.video_weights,
+    )
+
+
+def _spec(labels: tuple[str, ...], task: Task, settings: FusionSettings, hearing: Any, sight: Any) -> VictimSpec:
+    inputs = [part for part in (hearing, sight) if part is not None]
+    return VictimSpec(
+        name=f"av-{settings.meeting}",
+        labels=labels,
+        task=task,
+        modalities=tuple(part.modality for part in inputs),
+        sample_rate=settings.sample_rate,
+        clip_seconds=settings.clip_seconds,
+        shapes={part.modality: tuple(part.shape) for part in inputs if part.modality != "audio"},
+        bounds={part.modality: part.bounds for part in inputs},
+    )
+
+
+def _register(meeting: str, summary: str) -> None:
+    name = f"av-{meeting}"
+
+    @register(name, summary=summary, small={}, pretrained=None if meeting == "audio" else load_upstream)
+    def build(*, labels: tuple[str, ...], task: Task = "multiclass", published: bool = False, **config: Any) -> Victim:
+        """Builds an untrained network; `config` is that of `FusionSettings`, or of `AuthorSettings` if published."""
+        if published:
+            return build_author(name, labels, task, config)
+        return Fusion(labels=labels, task=task, settings=FusionSettings(**{"meeting": meeting, **config}))
+
+
+for _meeting, _summary in MEETINGS.items():
+    _register(_meeting, f"audio-visual family, {_summary}")
