@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FRAME_LEVEL = ("cnn-transformer", *(f"av-{meeting}" for meeting in MEETINGS))
 FRAME_LEVEL_RECIPE: Mapping[str, Any] = {
-    "epochs": 10,
+    "epochs": 6,
     "learning_rate": 2e-3,
     "weight_decay": 0.01,
     "mixup_alpha": 0.1,

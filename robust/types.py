@@ -132,6 +132,10 @@ class Dataset(ABC):
     def clip(self, index: int, spec: VictimSpec) -> Clip:
         """Reads clip `index` at the sample rate, length and modalities of `spec`; its label indexes `self.labels`."""
 
+    def clip_id(self, index: int, spec: VictimSpec) -> str:
+        """The id of clip `index`; sets that know it without reading the clip say so here."""
+        return self.clip(index, spec).id
+
     @abstractmethod
     def fingerprint(self) -> str:
         """A hash that changes whenever any clip or label does; stored in every manifest."""

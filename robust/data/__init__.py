@@ -8,9 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robust.data import events as events  # importing a module registers its data set
+from robust.data import audioset as audioset  # importing a module registers its data set
+from robust.data import audioset_features as audioset_features
+from robust.data import avdigits as avdigits
+from robust.data import esc50 as esc50
+from robust.data import events as events
 from robust.data import folder as folder
 from robust.data import fsdd as fsdd
+from robust.data import hear_task as hear_task
+from robust.data import kinetics_sounds as kinetics_sounds
+from robust.data import speechcommands as speechcommands
+from robust.data import urbansound8k as urbansound8k
+from robust.data import vggsound as vggsound
 from robust.data.audio_io import RangeWarning, fit_length, read_audio
 from robust.data.recordings import UNLABELLED, Recording, Recordings
 from robust.data.registry import DataEntry, data_entry, list_data, register_data

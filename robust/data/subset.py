@@ -24,8 +24,8 @@ class Subset(Dataset):
     """The first `limit` clips of a data set in an order that depends on the set alone.
 
     The order goes round the classes, a clip of each at a time, clips and classes shuffled by a fixed seed: counts per
-    class differ by one at most until a class runs out, and a limit of 50 is the beginning of a limit of 100. Where the
-    set does not know its classes beforehand (no `targets`, or multi-label), the order is a plain shuffle.
+    class differ by one at most until a class runs out, and a limit of 50 is the beginning of a limit of 100. Where a
+    clip has no single class known beforehand (multilabel, or no `targets`), the order is a plain shuffle, seeded alike.
     """
 
     def __init__(self, data: Dataset, limit: int) -> None:
@@ -51,13 +51,17 @@ class Subset(Dataset):
         """Class index of every clip, where the whole set knows them."""
         if not isinstance(self.data, Targeted):
             raise AttributeError(f"the data set {self.name!r} has no targets")
-        return tuple(self.data.targets[index] for index in self.indices)
+        targets = self.data.targets
+        return tuple(targets[index] for index in self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def clip(self, index: int, spec: VictimSpec) -> Clip:
         return self.data.clip(self.indices[index], spec)
+
+    def clip_id(self, index: int, spec: VictimSpec) -> str:
+        return self.data.clip_id(self.indices[index], spec)
 
     def fingerprint(self) -> str:
         chosen = f"{self.data.fingerprint()} {self.indices}"
@@ -71,8 +75,9 @@ def _order(data: Dataset) -> tuple[int, ...]:
     if data.task != "multiclass" or not isinstance(data, Targeted):
         return tuple(shuffled)
     waiting: dict[int, list[int]] = {}
+    targets = data.targets
     for index in shuffled:
-        waiting.setdefault(int(data.targets[index]), []).append(index)
+        waiting.setdefault(int(targets[index]), []).append(index)
     order: list[int] = []
     while waiting:
         classes = sorted(waiting)

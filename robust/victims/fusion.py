@@ -1,6 +1,6 @@
 """Audio-visual victims that differ in one thing: where sound and sight meet.
 
-    av-early      as input channels of the convolutions
+    av-early      as input channels of the convolutions: the sound is two more colours of each frame
     av-mid        after the convolutions, before the transformer
     av-late       after the transformers: linear maps of both, summed
     av-decision   after the classifiers: w p_A + (1 - w) p_V, one learned w for each class, 0.6 at first
@@ -30,7 +30,7 @@ from robust.victims.base import Victim
 from robust.victims.hearing import Hearing, HearingSettings
 from robust.victims.pooling import FrameHead, mix_logits
 from robust.victims.registry import register
-from robust.victims.sight import visual_branch
+from robust.victims.sight import normalised, visual_branch
 from robust.victims.trunk import ConvTrunk
 
 MEETINGS: Mapping[str, str] = {
@@ -41,8 +41,10 @@ MEETINGS: Mapping[str, str] = {
     "late": "embeddings summed after linear maps",
     "decision": "weighted mean of both answers, a weight for each class",
 }
-PATCH_GRID = 8
-"""Early fusion lays each frame beside the spectrogram as 8 x 8 patches: one for each of 64 mel bands."""
+EARLY_WIDTH = 2
+"""The one network of early fusion does the work of two, and is as much wider."""
+SOUND_COLOURS, SLICE_STEPS = 2, 8
+"""In early fusion: colours that the sound adds to a frame, and its steps of time across the frame's width."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,18 @@ class FusionSettings(HearingSettings):
     sees: str = "frames"
     video_frames: int = 8
     video_size: int = 32
-    video_width: int = 12
+    video_width: int = 16
     video_weights: str | None = None
 
     def check(self) -> None:
         """Raises `VictimError` for what no network can be built of."""
         if self.meeting not in MEETINGS:
             raise VictimError(unknown("meeting point", self.meeting, MEETINGS))
-        if self.meeting == "early" and (self.sees != "frames" or self.n_mels != PATCH_GRID**2):
+        if self.meeting == "early" and (self.sees != "frames" or self.n_mels % SOUND_COLOURS):
             raise VictimError(
-                f"Early fusion lays frames of pictures beside {PATCH_GRID**2} mel bands; given sees={self.sees!r} and "
-                f"n_mels={self.n_mels}. Take another meeting point for {self.sees!r}."
+                "Early fusion lays the spectrogram over frames of pictures: it needs sees='frames' and an even number "
+                f"of mel bands; given sees={self.sees!r}, n_mels={self.n_mels}. Take another meeting point, or "
+                "published=True, which cuts feature vectors into rows."
             )
 
 
@@ -93,7 +96,7 @@ class Fusion(Victim):
 
     hearing: nn.Module
     trunk: nn.Module
-    sight: nn.Module
+    sight: Any
     transformer: nn.Module
 
     def __init__(self, *, labels: tuple[str, ...], task: Task, settings: FusionSettings) -> None:
@@ -106,16 +109,10 @@ class Fusion(Victim):
         self.heard, self.seen = hearing.modality, sight.modality
         early = settings.meeting == "early"
         if hears:
-            patch = 3 * (settings.video_size // PATCH_GRID) ** 2
             self.hearing = hearing
-            self.trunk = ConvTrunk(
-                width,
-                settings.conv_layers,
-                settings.pool_layers,
-                channels_in=1 + patch if early else 1,
-                bins=settings.n_mels,
-            )
-        if sees and not early:
+        if hears and not early:
+            self.trunk = ConvTrunk(width, settings.conv_layers, settings.pool_layers, bins=settings.n_mels)
+        if sees:
             self.sight = sight
         for name in self._transformers():
             self.add_module(
@@ -136,7 +133,7 @@ class Fusion(Victim):
         """(B, S, D) `audio` and `video` where they exist apart, and `fused`; see `head` for `av-decision`."""
         inputs = self._completed(inputs)
         if self.meeting == "early":
-            return {"fused": self.transformer(self.trunk(self._channels(inputs)))}
+            return {"fused": self.transformer(self.sight.steps(self._channels(inputs)))}
         parts: dict[str, Tensor] = {}
         if self.meeting != "video":
             parts["audio"] = self.trunk(self.hearing(inputs[self.heard])[:, None])
@@ -185,15 +182,17 @@ class Fusion(Victim):
         }
 
     def _channels(self, inputs: Inputs) -> Tensor:
-        """The spectrogram and, as further channels, the frame that stands at each of its frames."""
+        """Every frame with the sound of its time as further colours: (B, F, 3 + 2, H, W).
+
+        The stretch of spectrogram that belongs to a frame lies over it, low bands on top and time to the right; bands
+        of even and of odd number are a colour each, so that none is lost where pictures have half as many rows.
+        """
         features, video = self.hearing(inputs[self.heard]), inputs[self.seen]
-        side = video.shape[-1] // PATCH_GRID
-        # Patch (row, column) of a frame takes the place of mel band 8 row + column; its pixels are channels.
-        tiles = video.reshape(*video.shape[:3], PATCH_GRID, side, PATCH_GRID, side)
-        planes = tiles.permute(0, 2, 4, 6, 1, 3, 5).flatten(5).flatten(1, 3)  # (B, 3 side^2, F, 64)
-        count = features.shape[1]
-        when = torch.arange(count, device=video.device) * video.shape[1] // count
-        return torch.cat([features[:, None], (planes[:, :, when] - 0.5) / 0.25], dim=1)
+        count, height, width = video.shape[1], *video.shape[3:]
+        stretches = _in_step(features, count * SLICE_STEPS).reshape(len(video), count, SLICE_STEPS, -1, SOUND_COLOURS)
+        planes = stretches.permute(0, 1, 4, 3, 2).flatten(0, 1)  # (B F, 2, mels / 2, steps)
+        laid = functional.interpolate(planes, size=(height, width), mode="nearest")
+        return torch.cat([normalised(video), laid.reshape(len(video), count, SOUND_COLOURS, height, width)], dim=2)
 
 
 def _in_step(steps: Tensor, count: int) -> Tensor:
@@ -204,12 +203,14 @@ def _in_step(steps: Tensor, count: int) -> Tensor:
 
 
 def _sight(settings: FusionSettings) -> Any:
+    early = settings.meeting == "early"
     return visual_branch(
         settings.sees,
         settings.embedding,
         frames=settings.video_frames,
         size=settings.video_size,
-        width=settings.video_width,
+        width=settings.video_width * (EARLY_WIDTH if early else 1),
+        channels=3 + SOUND_COLOURS if early else 3,
         weights=settings.video_weights,
     )
 

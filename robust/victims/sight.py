@@ -33,19 +33,27 @@ class VisualBranch(Protocol):
         """(B, S, D) from (B, *shape)."""
 
 
+def normalised(video: Tensor) -> Tensor:
+    """Video in [0, 1] as the small networks take it: about zero mean and unit variance."""
+    return (video - 0.5) / 0.25
+
+
 class FrameBranch(nn.Module):
     """A small convolutional network on every frame, then a convolution over time; S is the number of frames."""
 
     modality = "video"
     bounds = DEFAULT_BOUNDS["video"]
 
-    def __init__(self, embedding: int, *, frames: int, size: int, width: int) -> None:
+    def __init__(self, embedding: int, *, frames: int, size: int, width: int, channels: int = 3) -> None:
         super().__init__()
         if size < REDUCTION or size % REDUCTION:
             raise VictimError(f"The frame size must be a multiple of {REDUCTION}; given {size}.")
         self.shape = (frames, 3, size, size)
         self.picture = nn.Sequential(
-            *picture_block(3, width),
+            # A stride in place of the first pool: half of the time goes into full-size maps otherwise.
+            nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
             *picture_block(width, 2 * width),
             *picture_block(2 * width, 4 * width),
             nn.Flatten(),
@@ -59,9 +67,13 @@ class FrameBranch(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         """(B, F, D) from video (B, F, 3, H, W) in [0, 1]."""
+        return self.steps(normalised(video))
+
+    def steps(self, pictures: Tensor) -> Tensor:
+        """(B, F, D) from normalised pictures (B, F, channels, H, W)."""
         # Channels last is a quarter faster forward and back.
-        pictures = video.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        latents = self.picture((pictures - 0.5) / 0.25).unflatten(0, video.shape[:2])
+        flat = pictures.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        latents = self.picture(flat).reshape(*pictures.shape[:2], -1)
         moved: Tensor = self.motion(latents.transpose(1, 2)).transpose(1, 2)
         return moved
 
@@ -109,7 +121,7 @@ BRANCHES: Mapping[str, str] = {
 
 
 def visual_branch(
-    kind: str, embedding: int, *, frames: int, size: int, width: int, weights: str | None
+    kind: str, embedding: int, *, frames: int, size: int, width: int, weights: str | None, channels: int = 3
 ) -> FrameBranch | FeatureBranch | R2Plus1DBranch:
     """A visual branch by its name in `BRANCHES`.
 
@@ -120,9 +132,10 @@ def visual_branch(
         size: Height and width of a frame; length of a vector for `features`.
         width: Filters of the first layer of `frames`.
         weights: State dict for `r2plus1d_18`.
+        channels: Colours of a picture, for `frames`.
     """
     if kind == "frames":
-        return FrameBranch(embedding, frames=frames, size=size, width=width)
+        return FrameBranch(embedding, frames=frames, size=size, width=width, channels=channels)
     if kind == "features":
         return FeatureBranch(embedding, steps=frames, size=size)
     if kind == "r2plus1d_18":

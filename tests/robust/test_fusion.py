@@ -97,16 +97,27 @@ def test_only_the_meeting_point_differs():
     assert len({frozenset(victim.state_dict()) for victim in victims.values()}) == 6
 
 
-def test_early_fusion_sees_every_pixel_where_and_when_it_is():
+def test_early_fusion_lays_the_sound_over_the_frames_of_its_time():
     victim = tiny("early")
     assert isinstance(victim, Fusion)
     inputs = clips(1)
     before = victim._channels(inputs)
-    inputs["video"][0, 5, 2, 17, 30] += 1.0
-    channel, frame, band = ((victim._channels(inputs) - before)[0] != 0).nonzero().unbind(1)
-    assert set(channel.tolist()) == {1 + 2 * 16 + 1 * 4 + 2}  # colour 2, row 17 = 4 * 4 + 1, column 30 = 7 * 4 + 2
-    assert frame.tolist() == list(range(40, 48))  # the sixth eighth of 64 spectrogram frames
-    assert set(band.tolist()) == {4 * 8 + 7}
+    assert before.shape == (1, 8, 5, 32, 32)
+    torch.testing.assert_close(before[:, :, :3], (inputs["video"] - 0.5) / 0.25)
+    features = victim.hearing.features(inputs["audio"])[0]  # (64 frames, 64 bands)
+    # Frame 5 hears spectrogram frames 40 to 47; bands of one parity, a row each; every step four columns wide.
+    for parity in (0, 1):
+        torch.testing.assert_close(before[0, 5, 3 + parity], features[40:48, parity::2].T.repeat_interleave(4, dim=1))
+
+
+def test_early_fusion_keeps_sound_in_its_place_in_time():
+    victim, inputs = tiny("early"), clips(1)
+    assert isinstance(victim, Fusion)
+    before = victim._channels(inputs)
+    inputs["audio"][0, 8000:9000] += 0.1  # from 0.5 s on: spectrogram frames 31 to 37 with the window's reach
+    changed = (victim._channels(inputs) != before)[0].flatten(2).any(dim=2).nonzero()
+    assert set(changed[:, 1].tolist()) == {3, 4}
+    assert set(changed[:, 0].tolist()) == {3, 4}
 
 
 def test_decision_fusion_weighs_both_answers():
