@@ -12,7 +12,7 @@ from attacks.gradients import Oracle, Victim, frozen
 from attacks.losses import Goal, margin
 from attacks.projections import lengths
 from attacks.radii import DUAL, MinimalResult, widest_norm
-from attacks.threat import Ball, Region
+from attacks.threat import Ball
 
 
 def fmn(
@@ -37,19 +37,19 @@ def fmn(
     unit = ball.radius_amplitude(clean, valid)
     oracle = Oracle(victim, count, clean.device)
     rows = torch.arange(count, device=clean.device)
-    region = Region(clean, valid, ball.norm, widest_norm(ball, clean, valid), ball.low, ball.high)
+    region = ball.region(clean, valid, widest_norm(ball, clean, valid))
     point, radius = clean, torch.full((count,), torch.inf, dtype=torch.float64, device=clean.device)
     best, found = torch.full_like(radius, torch.inf), {name: value.clone() for name, value in inputs.items()}
     share = torch.full((count,), 0.05 if ball.norm == "l1" else 1.0, device=clean.device)
     with frozen(victim):
         for step in range(steps):
             decay = 0.5 * (1 + math.cos(math.pi * step / steps))
-            logits, losses, gradients = oracle.gradients({**inputs, modality: point}, goal, margin, rows)
+            logits, losses, gradients = oracle.gradients({**inputs, modality: point}, goal, margin, rows, {modality})
             broken, size = goal.broken(logits), region.size(point)
             better = broken & (size < best)
             best = torch.where(better, size, best)
             found[modality][better] = point[better]
-            gradient = gradients[modality] if valid is None else gradients[modality] * valid
+            gradient = region.restrict(gradients[modality])
             slope = lengths(gradient.flatten(1).double(), DUAL[ball.norm]).clamp_min(1e-30)
             grown = 1 + adapt * decay
             # The linear forecast alone only creeps up to the boundary where a sparse step gains less than it says.
@@ -59,6 +59,6 @@ def fmn(
             radius = torch.minimum(radius, region.radius)
             length = step_size * decay * torch.where(best.isinf(), radius, best)
             moved = region.ascend(point, gradient, length, share)
-            point = Region(clean, valid, ball.norm, radius, ball.low, ball.high).project(moved)
+            point = ball.region(clean, valid, radius).project(moved)
     failed = torch.zeros_like(best)
     return MinimalResult(best / unit, failed, found, oracle.forwards, oracle.backwards)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -70,9 +70,17 @@ class Oracle:
             return self.victim(padded)[:count].float()
 
     def gradients(
-        self, inputs: Mapping[str, Tensor], goal: Goal, loss: Loss, rows: Tensor
+        self,
+        inputs: Mapping[str, Tensor],
+        goal: Goal,
+        loss: Loss,
+        rows: Tensor,
+        wanted: Container[str] | None = None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Logits (B, K), losses (B,) and the gradient of each loss by each modality, in the search precision.
+
+        `wanted` names the modalities whose gradients are needed (all if None): through what only the others reach,
+        a branch of an audio-visual victim say, nothing is kept and no backward pass is made.
 
         A gradient that is not finite (a victim that divides by zero in silence, say) is returned as zero where it is
         not; check S8 reports it.
@@ -80,12 +88,14 @@ class Oracle:
         self.forwards[rows] += 1
         self.backwards[rows] += 1
         padded, count = pad_to_lanes(inputs)
-        leaves = {name: value.detach().requires_grad_() for name, value in padded.items()}
-        device = next(iter(leaves.values())).device.type
+        leaves = {
+            name: value.detach().requires_grad_() for name, value in padded.items() if wanted is None or name in wanted
+        }
+        device = next(iter(padded.values())).device.type
         low_precision = self.search_dtype is not None
         with torch.enable_grad():
             with torch.autocast(device, dtype=self.search_dtype) if low_precision else nullcontext():
-                logits = self.victim(leaves)[:count]
+                logits = self.victim({**padded, **leaves})[:count]
             logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
             losses = loss(logits, goal)
             grads = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)

@@ -30,16 +30,35 @@ class Goal:
         targets: What the attacker wants to see instead, in the same form; None for an untargeted attack.
         aim: (B,) int64, untargeted multiclass only: the class to head for, where any wrong one would do. The margin to
             the nearest class has as many local optima as there are classes; later restarts try them one by one.
+        watched: (B, K) bool, multilabel only: the labels that success depends on; None for all. Losses sum over them
+            alone. Build such goals with `top_label_gone`, `all_positives_gone` and `label_appears`.
 
     Success, by task:
         multiclass, untargeted: the prediction is not the label. Targeted: it is the target.
-        multilabel, untargeted: the clip's events are gone: every true label has a logit below 0 (probability 0.5);
-            a clip without events is broken when any label rises above 0. Targeted: every label stands as asked.
+        multilabel, untargeted: the clip's events are gone: every true label watched has a logit below 0 (probability
+            0.5); where none of the labels watched is true, it is broken when any of them rises above 0. Targeted:
+            every label watched stands as asked. A clip of which nothing is watched is broken from the start: what is
+            asked cannot be done to it, and `broken` on clean logits tells which clips are worth attacking.
+
+    Raises:
+        ThreatModelError: If labels are watched of clips with one label, or in another shape than theirs.
     """
 
     labels: Tensor
     targets: Tensor | None = None
     aim: Tensor | None = None
+    watched: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.watched is None:
+            return
+        if not self.multilabel:
+            raise ThreatModelError("Watched labels need multi-hot labels (B, K); with one label a clip, use targets.")
+        if self.watched.shape != self.labels.shape or self.watched.dtype != torch.bool:
+            raise ThreatModelError(
+                f"Watched labels must be bool of shape {tuple(self.labels.shape)}, as the labels; given "
+                f"{self.watched.dtype} of shape {tuple(self.watched.shape)}."
+            )
 
     @property
     def multilabel(self) -> bool:
@@ -48,8 +67,8 @@ class Goal:
 
     def select(self, index: Tensor) -> Goal:
         """The goals of the examples at `index` alone."""
-        targets = None if self.targets is None else self.targets[index]
-        return Goal(self.labels[index], targets, None if self.aim is None else self.aim[index])
+        rest = (None if part is None else part[index] for part in (self.targets, self.aim, self.watched))
+        return Goal(self.labels[index], *rest)
 
     def broken(self, logits: Tensor) -> Tensor:
         """(B,) bool: the attacker has what he wants; logits that are not finite never count."""
@@ -58,6 +77,45 @@ class Goal:
             return (label_distance(logits, self) > 0) & finite
         guess = logits.argmax(dim=1)
         return (guess != self.labels if self.targets is None else guess == self.targets) & finite
+
+
+def all_positives_gone(labels: Tensor) -> Goal:
+    """Every true label of multi-hot `labels` (B, K) falls below 0; without any, a label appears. The usual goal."""
+    return Goal(labels)
+
+
+def top_label_gone(labels: Tensor, clean_logits: Tensor) -> Goal:
+    """The true label with the highest clean logit falls below 0; all others are free.
+
+    Clips without a true label count as broken from the start, as do those whose top label is missed already.
+
+    Args:
+        labels: (B, K) multi-hot.
+        clean_logits: (B, K) what the victim says of the clean clips.
+    """
+    present = labels > 0
+    top = clean_logits.masked_fill(~present, -torch.inf).argmax(dim=1, keepdim=True)
+    return Goal(labels, watched=torch.zeros_like(present).scatter(1, top, True) & present)
+
+
+def label_appears(labels: Tensor, index: int) -> Goal:
+    """Label number `index` rises above 0; all others are free.
+
+    Clips that truly have the label count as broken from the start: to hear it there is no mistake.
+
+    Args:
+        labels: (B, K) multi-hot.
+        index: Of the label, from 0.
+
+    Raises:
+        ThreatModelError: If there is no such label.
+    """
+    if not 0 <= index < labels.shape[1]:
+        raise ThreatModelError(f"Label {index} is to appear, but there are {labels.shape[1]}, numbered from 0.")
+    targets, watched = labels.clone(), torch.zeros_like(labels, dtype=torch.bool)
+    targets[:, index] = 1
+    watched[:, index] = labels[:, index] <= 0
+    return Goal(labels, targets, watched=watched)
 
 
 def margin(logits: Tensor, goal: Goal) -> Tensor:
@@ -104,30 +162,40 @@ def dlr(logits: Tensor, goal: Goal) -> Tensor:
 
 
 def binary_cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
-    """Sum over labels of the binary cross-entropy with the truth (raised), or its negative with the target."""
+    """Sum over watched labels of the binary cross-entropy with the truth (raised), or minus that with the target."""
     if not goal.multilabel:
         raise ThreatModelError("BCE needs multi-hot labels; use loss 'margin', 'ce' or 'dlr' for one label a clip.")
     wanted = goal.labels if goal.targets is None else goal.targets
-    loss = functional.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), reduction="none").sum(dim=1)
+    each = functional.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), reduction="none")
+    loss = _watched_only(each, goal).sum(dim=1)
     return loss if goal.targets is None else -loss
 
 
 def label_margin(logits: Tensor, goal: Goal, reward_until: float = 5.0) -> Tensor:
-    """Sum over labels of how far each is on the attacker's side of 0, rewarded no further than `reward_until`."""
+    """Sum over watched labels of how far each is on the attacker's side of 0, rewarded up to `reward_until`."""
     if not goal.multilabel:
         raise ThreatModelError("The per-label margin needs multi-hot labels; use loss 'margin' for one label a clip.")
     wanted = 1 - goal.labels if goal.targets is None else goal.targets
     side = 2 * wanted.to(logits.dtype) - 1
-    return (side * logits).clamp_max(reward_until).sum(dim=1)
+    return _watched_only((side * logits).clamp_max(reward_until), goal).sum(dim=1)
 
 
 def label_distance(logits: Tensor, goal: Goal) -> Tensor:
-    """The multi-label goal as one number: positive exactly where `Goal.broken` holds."""
+    """The multi-label goal as one number: positive exactly where `Goal.broken` holds; 1 where nothing is watched."""
+    watched = torch.ones_like(goal.labels, dtype=torch.bool) if goal.watched is None else goal.watched
     if goal.targets is not None:
-        return ((2 * goal.targets.to(logits.dtype) - 1) * logits).min(dim=1).values
-    present = goal.labels > 0
-    highest_true = logits.masked_fill(~present, -torch.inf).max(dim=1).values
-    return torch.where(present.any(dim=1), -highest_true, logits.max(dim=1).values)
+        sides = (2 * goal.targets.to(logits.dtype) - 1) * logits
+        distance = sides.masked_fill(~watched, torch.inf).min(dim=1).values
+    else:
+        present = (goal.labels > 0) & watched
+        highest_true = logits.masked_fill(~present, -torch.inf).max(dim=1).values
+        highest = logits.masked_fill(~watched, -torch.inf).max(dim=1).values
+        distance = torch.where(present.any(dim=1), -highest_true, highest)
+    return torch.where(watched.any(dim=1), distance, 1.0)
+
+
+def _watched_only(each: Tensor, goal: Goal) -> Tensor:
+    return each if goal.watched is None else each.masked_fill(~goal.watched, 0.0)
 
 
 def chosen(logits: Tensor, labels: Tensor) -> Tensor:

@@ -130,14 +130,13 @@ class _Bisection:
         """(B,) scale at which a linear victim with the clean gradient would break; exact where it is linear."""
         oracle = Oracle(self.victim, len(self.goal.labels), self.goal.labels.device)
         rows = torch.arange(len(self.goal.labels), device=self.goal.labels.device)
-        logits, losses, gradients = oracle.gradients(self.clean, self.goal, margin, rows)
+        logits, losses, gradients = oracle.gradients(self.clean, self.goal, margin, rows, self.threat)
         self._spent(rows, oracle.forwards, oracle.backwards)
         self.broken_at[self.goal.broken(logits)] = 0.0
         slope = torch.zeros_like(self.most)
         for name, ball in self.threat.items():
-            gradient = gradients[name].flatten(1)
-            if name in self.valid:
-                gradient = gradient * self.valid[name].flatten(1)
+            region = ball.region(self.clean[name], self.valid.get(name), self.unit[name])
+            gradient = region.restrict(gradients[name]).flatten(1)
             slope = slope + lengths(gradient.double(), DUAL[ball.norm]) * self.unit[name]
         guess = 1.005 * (-losses.double()).clamp_min(0) / slope.clamp_min(1e-30)
         return torch.minimum(guess.clamp_min(1e-9), self.most)

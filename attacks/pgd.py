@@ -215,8 +215,7 @@ def _run(oracle: Oracle, walk: Walk, config: PGD, result: AttackResult, *, stopp
             logits = oracle.logits(walk.inputs(), walk.rows)
             losses, gradient = loss(logits, walk.goal), walk.gradient
         else:
-            logits, losses, gradients = oracle.gradients(walk.inputs(), walk.goal, loss, walk.rows)
-            gradient = {name: gradients[name] for name in walk.regions}
+            logits, losses, gradient = oracle.gradients(walk.inputs(), walk.goal, loss, walk.rows, walk.regions)
         walk.arrive(losses, gradient)
         broken = _confirmed(oracle, walk, logits, full_precision=last or oracle.search_dtype is None)
         _note(walk, losses, broken, result, keep_last=config.keep == "last" and last)
@@ -251,6 +250,11 @@ def _note(walk: Walk, losses: Tensor, broken: Tensor, result: AttackResult, *, k
     better = (broken & ~before) | ((broken == before) & (losses > best))
     if keep_last:
         better = torch.ones_like(better)
+    if len(walk) == len(result.loss) and bool(better.all()):
+        for name, point in walk.point.items():
+            result.inputs[name].copy_(point)
+        result.loss, result.broken = losses.clone(), broken.clone()
+        return
     rows = walk.rows[better]
     for name, point in walk.point.items():
         result.inputs[name][rows] = point[better]

@@ -50,8 +50,7 @@ class Fixed:
             gradient = walk.gradient[name]
             if self.momentum:
                 size = gradient.flatten(1).abs().mean(dim=1).clamp_min(1e-30)
-                gradient = self.momentum * self.velocity[name] + gradient / per_example(size, gradient)
-                self.velocity[name] = gradient
+                gradient = self.velocity[name].mul_(self.momentum).add_(gradient / per_example(size, gradient))
             point[name] = region.ascend(
                 walk.point[name], gradient, decay * self.rel_step[name] * region.radius, self.sparsity
             )

@@ -110,7 +110,7 @@ class _ImageVictim(nn.Module):
         self.call: Victim = lambda inputs: victim(inputs)
         self.modality, self.others = modality, others
         self.shape, self.dtype = region.clean.shape[1:], region.clean.dtype
-        self.low, self.span = region.low, region.high - region.low
+        self.low, self.span = float(region.low), float(region.high) - float(region.low)
         self.forwards = self.backwards = 0
         # torchattacks takes its device from the first parameter.
         self.anchor = nn.Parameter(torch.zeros((), device=region.clean.device), requires_grad=False)
@@ -192,6 +192,11 @@ def _refuse(entry: ZooEntry, goal: Goal, region: Region) -> None:
         raise ThreatModelError(
             f"{entry.name} pairs every value with every other and takes {entry.most_values} values at most; an example "
             f"has {values}. Use SparseFool."
+        )
+    if isinstance(region.low, Tensor) or isinstance(region.high, Tensor):
+        raise ThreatModelError(
+            f"{entry.name} of torchattacks takes one data range for all values; here each has its own (packed "
+            "modalities, say). Use attacks.pgd."
         )
     if goal.multilabel:
         raise ThreatModelError(f"{entry.name} of torchattacks knows one label a clip; use attacks.pgd for multi-label.")

@@ -20,16 +20,23 @@ if TYPE_CHECKING:
     from attacks.threat import Ball as Ball
     from robust.api import AttackRun as AttackRun
     from robust.api import attack as attack
+    from robust.change import Evaluation as Evaluation
+    from robust.change import evaluate as evaluate
+    from robust.change import missing as missing
+    from robust.change import swap as swap
     from robust.curves import Curve as Curve
     from robust.curves import curve as curve
     from robust.curves import geomspace as geomspace
     from robust.data import load_data as load_data
     from robust.errors import RobustError as RobustError
+    from robust.evaluation.paired import compare as compare
+    from robust.evaluation.thresholds import thresholds as thresholds
     from robust.training import train as train
     from robust.types import Batch as Batch
     from robust.types import Clip as Clip
     from robust.types import Dataset as Dataset
     from robust.types import VictimSpec as VictimSpec
+    from robust.universals import universal as universal
     from robust.victims import Victim as Victim
     from robust.victims import list_victims as list_victims
     from robust.victims import load_victim as load_victim
@@ -40,16 +47,23 @@ _HOMES = {
     "Ball": "attacks.threat",
     "AttackRun": "robust.api",
     "attack": "robust.api",
+    "Evaluation": "robust.change",
+    "evaluate": "robust.change",
+    "missing": "robust.change",
+    "swap": "robust.change",
     "Curve": "robust.curves",
     "curve": "robust.curves",
     "geomspace": "robust.curves",
     "load_data": "robust.data",
     "RobustError": "robust.errors",
+    "compare": "robust.evaluation.paired",
+    "thresholds": "robust.evaluation.thresholds",
     "train": "robust.training",
     "Batch": "robust.types",
     "Clip": "robust.types",
     "Dataset": "robust.types",
     "VictimSpec": "robust.types",
+    "universal": "robust.universals",
     "Victim": "robust.victims",
     "list_victims": "robust.victims",
     "load_victim": "robust.victims",

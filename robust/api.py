@@ -10,31 +10,31 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from attacks.errors import ThreatModelError, unknown
 from attacks.gradients import frozen
+from attacks.joint import Packing, packed_victim
 from attacks.pgd import PGD
-from attacks.threat import ORDERS, Ball, Norm, Unit
+from attacks.supports import Support
 from robust.errors import DataError
 from robust.evaluation.checks import Check, Subject, run_checks
-from robust.evaluation.conditions import Attack
-from robust.evaluation.engine import AlignedData, evaluate
+from robust.evaluation.condition_summary import multilabel_tables
+from robust.evaluation.conditions import Attack, Condition
+from robust.evaluation.engine import AlignedData, JointData, evaluate
 from robust.evaluation.listening import save_triples
 from robust.evaluation.store import Store, git_revision, versions
 from robust.evaluation.summary import attack_summary, clean_score, robust_score
 from robust.metrics.classification import Score
+from robust.threats import posed, threat_model
 from robust.types import Dataset
 from robust.victims.base import Victim
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DEFAULT_EPS: Mapping[str, float] = {"linf": 0.002, "l2": 0.25, "l1": 10.0}
-"""Radii that break undefended classifiers of 1-s clips: AudioPure's for linf and l2 (methods.md 5.4)."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,16 @@ def attack(
     data: Dataset,
     *,
     norm: str = "linf",
-    eps: float | None = None,
-    unit: str = "amplitude",
+    eps: float | Mapping[str, float] | None = None,
+    unit: str | Mapping[str, str] = "amplitude",
     modality: str = "audio",
+    support: Support | None = None,
+    cut: Support | None = None,
+    rescale: bool = False,
+    scale: Mapping[str, float] | None = None,
     config: PGD | None = None,
     target: str | None = None,
+    success: str | None = None,
     batch_size: int | str = "auto",
     seed: int = 0,
     out: str | Path | None = None,
@@ -79,11 +84,17 @@ def attack(
         victim: From `load_victim` or `Victim.wrap`.
         data: From `load_data`.
         norm: `linf`, `l2` or `l1`.
-        eps: Radius in `unit`; a usual one for the norm when None.
-        unit: `amplitude`, `dbfs`, `lsb16`, `snr_db` or `pixel255`.
-        modality: Which input is attacked.
+        eps: Radius in `unit`, or modality -> radius; a usual one for the norm when None.
+        unit: `amplitude`, `dbfs`, `lsb16`, `snr_db` or `pixel255`; or modality -> unit.
+        modality: Which input is attacked: one of the victim's, `both` (a budget each) or `joint` (one ball over their
+            concatenation); `logmel` takes the front end of a victim off and attacks what it computes.
+        support: Where the perturbation may live (`attacks.supports`): a time window, mel bands, a frequency band.
+        cut: Attack everywhere, then keep what lies in this support.
+        rescale: With `cut`, scale what is left up to the radius.
+        scale: With `joint`: modality -> units that make one unit of the joint norm.
         config: Settings of PGD; or give them singly as `settings` (`steps=40`, `restarts=2`...).
         target: Class that the attacker wants to see; any wrong one when None.
+        success: With many labels a clip, what counts: a name from `SUCCESS`.
         batch_size: Clips at once; `auto` fits it to their length. Changes no result.
         seed: From which all randomness is derived.
         out: Run folder; records are kept in memory alone when None.
@@ -95,9 +106,18 @@ def attack(
     Raises:
         RobustError: For anything the caller can mend.
     """
-    threat = {modality: make_ball(victim, modality, norm, eps, unit)}
-    condition = Attack(threat, config or make_config(settings), target=target_index(victim, target))
-    aligned = AlignedData(data, victim.spec)
+    victim, data = posed(victim, data, modality)
+    threat = threat_model(victim, modality, norm, eps, unit, support=support, scale=scale)
+    condition = Attack(
+        threat.balls,
+        config or make_config(settings),
+        target=target_index(victim, target),
+        success=success,
+        packing=threat.packing,
+        cut=cut,
+        rescale=rescale,
+    )
+    victim, aligned = aligned_to(victim, data, threat.packing)
     aligned.read_all()
     size = fitting_batch(victim, aligned) if batch_size == "auto" else _checked_batch(batch_size)
     _check_condition(condition, aligned)
@@ -116,26 +136,20 @@ def attack(
             "seconds": seconds,
             "run": str(store.folder) if out is not None else None,
         }
-        summary = attack_summary(records, threat, found, task, told)
+        summary = attack_summary(records, threat.balls, found, task, told)
+        if task == "multilabel":
+            summary["multilabel"] = multilabel_tables(records, victim.spec.labels)
         if out is not None:
             summary["audio"] = [str(path) for path in _listen(store, victim, aligned, condition, records, seed)]
             store.write_summary(summary)
     return AttackRun(clean_score(records, task), robust_score(records, task), found, summary, records)
 
 
-def make_ball(victim: Victim, modality: str, norm: str, eps: float | None, unit: str) -> Ball:
-    """A budget for one modality of a victim, checked."""
-    if modality not in victim.spec.modalities:
-        raise ThreatModelError(unknown(f"modality of {victim.spec.name}", modality, victim.spec.modalities))
-    if norm not in ORDERS:
-        raise ThreatModelError(unknown("norm", norm, ORDERS))
-    if unit not in get_args(Unit):
-        raise ThreatModelError(unknown("unit", unit, get_args(Unit)))
-    if eps is None and unit != "amplitude":
-        raise ThreatModelError(f"Give a radius in {unit} (--eps); the default radii are amplitudes.")
-    low, high = victim.spec.bounds[modality]
-    radius = DEFAULT_EPS[norm] if eps is None else eps
-    return Ball(cast(Norm, norm), radius, cast(Unit, unit), low, high)
+def aligned_to(victim: Victim, data: Dataset, packing: Packing | None) -> tuple[Victim, AlignedData]:
+    """Victim and clips as an attack sees them: with a packing, modalities are one."""
+    if packing is None:
+        return victim, AlignedData(data, victim.spec)
+    return cast(Victim, packed_victim(victim, packing)), JointData(data, victim.spec, packing)
 
 
 def make_config(settings: Mapping[str, Any]) -> PGD:
@@ -163,7 +177,7 @@ def fitting_batch(victim: Victim, data: AlignedData) -> int:
 
 
 def make_manifest(
-    victim: Victim, data: Dataset, condition: Attack, seed: int, batch_size: int, facts: Mapping[str, Any]
+    victim: Victim, data: Dataset, condition: Condition, seed: int, batch_size: int, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All that is needed to repeat a run."""
     return {
@@ -199,7 +213,8 @@ def _check_condition(condition: Attack, data: AlignedData) -> None:
     for name, ball in condition.threat.items():
         ball.around(batch.inputs[name], batch.valid.get(name))
     if condition.config.loss is not None and len(batch.labels) and int(batch.labels.min()) >= 0:
-        find_loss(condition.config.loss)(torch.zeros(1, len(data.spec.labels)), condition.goal(batch.labels))
+        logits = torch.zeros(1, len(data.spec.labels))
+        find_loss(condition.config.loss)(logits, condition.goal(batch.labels, logits))
 
 
 def _checked_batch(batch_size: int | str) -> int:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from attacks.gradients import frozen
 from attacks.minimal import minimal_scale
 from attacks.pgd import PGD
-from robust.api import fitting_batch, make_ball
+from robust.api import aligned_to, fitting_batch
 from robust.errors import DataError
 from robust.evaluation.conditions import Attack
-from robust.evaluation.engine import AlignedData
 from robust.evaluation.progress import track
 from robust.evaluation.seeds import generators_for
 from robust.metrics.classification import wilson
+from robust.threats import posed, threat_model
 from robust.types import Dataset
 from robust.victims.base import Victim
 
@@ -96,7 +96,7 @@ def curve(
         data: From `load_data`.
         norm: `linf`, `l2` or `l1`.
         eps: Ascending radii in input units.
-        modality: Which input is attacked.
+        modality: Which input is attacked, as in `robust.attack`; with `both` each has the same radius.
         config: Settings of each run.
         batch_size: Clips at once; fitted to their length when None.
         seed: From which all randomness is derived.
@@ -104,10 +104,14 @@ def curve(
     if victim.spec.task != "multiclass":
         raise DataError("A curve by bisection needs one label a clip; attack a multilabel victim radius by radius.")
     radii = torch.from_numpy(np.array(eps, dtype=np.float64))
-    ball = make_ball(victim, modality, norm, 1.0, "amplitude")
-    make_ball(victim, modality, norm, float(radii.max()), "amplitude")
-    condition = Attack({modality: ball}, config or PGD(), name="curve")
-    aligned = AlignedData(data, victim.spec)
+    victim, data = posed(victim, data, modality)
+    threat = threat_model(victim, modality, norm, 1.0)
+    condition = Attack(threat.balls, config or PGD(), name="curve", packing=threat.packing)
+    victim, aligned = aligned_to(victim, data, threat.packing)
+    widest = threat_model(victim, modality, norm, float(radii.max())).balls
+    first_clip = aligned.batch([0])
+    for name, ball in widest.items():
+        ball.around(first_clip.inputs[name])
     size = batch_size or fitting_batch(victim, aligned)
     device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
     smallest, spent = [], 0

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from attacks.gradients import Oracle, frozen
 from robust.data import load_data
+from robust.data.reading import read_clips
 from robust.errors import CheckpointError, DataError, StoreError
 from robust.evaluation.engine import AlignedData
 from robust.evaluation.progress import track
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 
 FRAME_LEVEL = ("cnn-transformer", *(f"av-{meeting}" for meeting in MEETINGS))
 FRAME_LEVEL_RECIPE: Mapping[str, Any] = {
-    "epochs": 6,
-    "learning_rate": 2e-3,
+    "epochs": 8,
+    "learning_rate": 1e-3,  # av-audio on avdigits, validation: 83 %, against 73 % at 2e-3 and 34 % at 4e-3
     "weight_decay": 0.01,
-    "mixup_alpha": 0.1,
+    "mixup_alpha": 0.0,
 }
 """One recipe for all that are compared with one another."""
 
@@ -235,7 +236,13 @@ class _Clips(torch.utils.data.Dataset[tuple[dict[str, Tensor], Tensor]]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
-        clip: Clip = self.data.clip(index, self.spec)
+        return self._item(self.data.clip(index, self.spec))
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[dict[str, Tensor], Tensor]]:
+        """A whole batch, decoded on all cores."""
+        return [self._item(clip) for clip in read_clips(self.data, self.spec, indices)]
+
+    def _item(self, clip: Clip) -> tuple[dict[str, Tensor], Tensor]:
         label = clip.label
         if label.ndim == 0:
             return clip.inputs, functional.one_hot(label, len(self.spec.labels)).float()

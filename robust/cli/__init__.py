@@ -11,6 +11,8 @@ from robust.cli.attack import attack
 from robust.cli.doctor import doctor
 from robust.cli.listing import data, victims
 from robust.cli.train import train
+from robust.cli.universal import universal
+from robust.memory import keep_freed_memory
 
 app = typer.Typer(
     name="robust",
@@ -20,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (attack, train, victims, data, doctor):
+for command in (attack, universal, train, victims, data, doctor):
     app.command()(command)
 
 
@@ -28,6 +30,7 @@ def main() -> None:
     """Runs the command line; a user's mistake ends in one message and exit code 2."""
     from attacks.errors import RobustError
 
+    keep_freed_memory()
     warnings.formatwarning = _one_line
     try:
         app()

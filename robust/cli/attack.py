@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robust.cli import options
+from robust.cli import conditions, options, threats
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,14 +24,29 @@ if TYPE_CHECKING:
 def attack(
     model: options.Model = "ast",
     norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
-    eps: Annotated[float | None, typer.Option(help="Radius, in --unit; a usual one for the norm if absent.")] = None,
-    unit: Annotated[str, typer.Option(help="amplitude, dbfs, lsb16, snr_db or pixel255.")] = "amplitude",
-    modality: Annotated[str | None, typer.Option(help="Which input is attacked; the model's first if absent.")] = None,
+    eps: threats.Eps = None,
+    unit: threats.Unit = "amplitude",
+    modality: threats.Modality = None,
+    scale: Annotated[str | None, typer.Option(help="With joint: units of a modality per unit of the norm.")] = None,
+    window: threats.Window = None,
+    band: threats.Band = None,
+    mels: threats.Mels = None,
+    cut: Annotated[
+        bool, typer.Option("--cut", help="Attack everywhere, then cut down to --window, --band, --mels.")
+    ] = False,
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="With --cut: scale what is left up to the radius.")
+    ] = False,
+    missing: Annotated[str | None, typer.Option(help="No attack: this modality is missing.")] = None,
+    fill: Annotated[str, typer.Option(help="With --missing: zeros, mean or silence.")] = "zeros",
+    swap: Annotated[str | None, typer.Option(help="No attack: this modality comes from another clip.")] = None,
+    occlude: Annotated[str | None, typer.Option(help="No attack: hide parts of --modality; a pattern's name.")] = None,
     weights: options.Weights = None,
     data: options.Data = "events",
     root: options.Root = None,
     split: Annotated[str, typer.Option(help="train, validation or test; sets on disk know all too.")] = "test",
     fold: options.Fold = None,
+    data_option: options.DataOptions = None,
     limit: options.Limit = None,
     audio: Annotated[Path | None, typer.Option(help="Attack this one recording instead of a data set.")] = None,
     label: Annotated[str | None, typer.Option(help="Its class; the model's own prediction if absent.")] = None,
@@ -42,6 +57,9 @@ def attack(
     step_size: Annotated[float | None, typer.Option(help="First step over the radius.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of the step schedule.")] = None,
     target: Annotated[str | None, typer.Option(help="Class the attacker wants to see.")] = None,
+    success: Annotated[
+        str | None, typer.Option(help="Many labels a clip: all-gone, top-gone; with --target appears or only.")
+    ] = None,
     batch_size: Annotated[str, typer.Option(help="auto or a number; changes no result.")] = "auto",
     device: options.Device = "auto",
     precision: Annotated[
@@ -57,6 +75,7 @@ def attack(
 ) -> None:
     """How often does this attack break this victim? Clean and robust score, checks, records, pairs to listen to."""
     from robust import api
+    from robust.data import load_data, single_file
     from robust.evaluation.summary import check_group
     from robust.victims import load_victim
 
@@ -66,19 +85,35 @@ def attack(
     if resume and out is None:
         raise typer.BadParameter("--resume needs the --out of the run to go on with")
     victim = load_victim(model, weights=weights, device=device)
-    chosen = _data(victim, data, root, split, fold, 1 if check else limit, audio, label)
-    folder = (
-        out or Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-attack-{victim.spec.name}-{chosen.name}-{norm}"
-    )
+    if audio is not None:
+        chosen: Dataset = single_file(audio, label, victim.spec.labels)
+    elif label is not None:
+        raise typer.BadParameter("--label goes with --audio")
+    else:
+        told = options.data_options(fold, data_option)
+        chosen = load_data(data, split=split, root=root, limit=1 if check else limit, **told)
+    attacked = modality or victim.spec.modalities[0]
+    if missing or swap or occlude:
+        changed = _changed(victim, chosen, attacked, missing, fill, swap, occlude)
+        folder = out or _folder(changed.name, victim, chosen)
+        conditions.show(victim, chosen, changed, batch_size, seed, folder, resume, as_json)
+        return
+    allowed = threats.support(window, band, mels, victim.spec.sample_rate)
+    folder = out or _folder(f"attack-{norm}", victim, chosen)
     run = api.attack(
         victim,
         chosen,
         norm=norm,
-        eps=eps,
-        unit=unit,
-        modality=modality or victim.spec.modalities[0],
+        eps=threats.by_modality(eps, "--eps"),
+        unit=threats.words_by_modality(unit),
+        modality=attacked,
+        scale=_scale(scale),
+        support=None if cut else allowed,
+        cut=allowed if cut else None,
+        rescale=rescale,
         config=config,
         target=target,
+        success=success,
         batch_size=batch_size,
         seed=seed,
         out=folder,
@@ -90,6 +125,41 @@ def attack(
         print(json.dumps({**run.summary, **({"by": groups} if groups else {})}, indent=2))
     else:
         _show(run, groups, by)
+
+
+def _folder(what: str, victim: Victim, data: Dataset) -> Path:
+    """Where a run goes unless told."""
+    return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{what}-{victim.spec.name}-{data.name}"
+
+
+def _scale(text: str | None) -> dict[str, float] | None:
+    found = threats.by_modality(text, "--scale")
+    if isinstance(found, float):
+        raise typer.BadParameter("--scale names modalities, e.g. --scale video=16")
+    return found
+
+
+def _changed(
+    victim: Victim,
+    data: Dataset,
+    modality: str,
+    missing: str | None,
+    fill: str,
+    swap: str | None,
+    occlude: str | None,
+) -> Any:
+    """The condition that was asked for instead of an attack."""
+    from robust import change
+    from robust.evaluation.occlusion import Occlusion
+
+    if sum(part is not None for part in (missing, swap, occlude)) > 1:
+        raise typer.BadParameter("--missing, --swap and --occlude are one condition each; give one of them")
+    if missing is not None:
+        return change.missing(victim, data, missing, fill)
+    if swap is not None:
+        return change.swap(victim, data, swap)
+    assert occlude is not None
+    return Occlusion(modality, occlude)
 
 
 def _config(
@@ -123,25 +193,6 @@ def _config(
     )
 
 
-def _data(
-    victim: Victim,
-    data: str,
-    root: Path | None,
-    split: str,
-    fold: int | None,
-    limit: int | None,
-    audio: Path | None,
-    label: str | None,
-) -> Dataset:
-    from robust.data import load_data, single_file
-
-    if audio is not None:
-        return single_file(audio, label, victim.spec.labels)
-    if label is not None:
-        raise typer.BadParameter("--label goes with --audio")
-    return load_data(data, split=split, root=root, limit=limit, **options.data_options(fold))
-
-
 def _groups(run: AttackRun, by: str | None, victim: Victim) -> dict[str, Any]:
     from robust.evaluation.summary import scores_by
 
@@ -165,6 +216,7 @@ def _show(run: AttackRun, groups: dict[str, Any], by: str | None) -> None:
         console.print(f"threat   {name} {_threat(threat)}")
     console.print(f"clean    {run.clean.metric} {run.clean}")
     console.print(f"robust   {run.robust.metric} {run.robust}")
+    conditions.show_multilabel(console, told.get("multilabel"))
     success, audit = told["success"], told["audit"]
     if success["clips"]:
         console.print(f"success  {100 * success['score']:.1f} % of the {success['clips']} clips attacked")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,9 +16,29 @@ Limit = Annotated[int | None, typer.Option(help="Number of clips, balanced over 
 Fold = Annotated[int | None, typer.Option(help="Test fold of a data set in folds.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1...")]
 Seed = Annotated[int, typer.Option(help="All randomness is derived from it.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="NAME=VALUE of the model's configuration, as often as needed.")
+]
+DataOptions = Annotated[
+    list[str] | None, typer.Option("--data-option", help="NAME=VALUE of the data set, as often as needed: esc10=true.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
-def data_options(fold: int | None) -> dict[str, int]:
+def data_options(fold: int | None, given: list[str] | None = None) -> dict[str, Any]:
     """Options of data sets that were given."""
-    return {} if fold is None else {"fold": fold}
+    return {**settings(given, "--data-option", "esc10=true"), **({} if fold is None else {"fold": fold})}
+
+
+def settings(given: list[str] | None, option: str = "--set", example: str = "pooling=linear") -> dict[str, Any]:
+    """`NAME=VALUE` pairs with values read as JSON where they are (numbers, true, null), as text where not."""
+    found: dict[str, Any] = {}
+    for pair in given or []:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise typer.BadParameter(f"{option} takes NAME=VALUE, e.g. {option} {example}; given {pair!r}")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

@@ -28,8 +28,10 @@ def train(
     patience: Annotated[int | None, typer.Option(help="Epochs without a better validation score.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 32,
     clip_seconds: Annotated[float | None, typer.Option(help="Length of a clip; 1 s if absent.")] = None,
+    config: options.Settings = None,
     clips: Annotated[int | None, typer.Option(help="Generated training clips (events).")] = None,
     fold: options.Fold = None,
+    data_option: options.DataOptions = None,
     half: Annotated[bool, typer.Option("--half", help="Store matrices as float16.")] = False,
     device: options.Device = "auto",
     seed: options.Seed = 0,
@@ -56,13 +58,13 @@ def train(
         root=root,
         out=out or Path("checkpoints") / f"{model}-{data}.safetensors",
         recipe=recipe,
-        config={} if clip_seconds is None else {"clip_seconds": clip_seconds},
+        config={**options.settings(config), **({} if clip_seconds is None else {"clip_seconds": clip_seconds})},
         init=init,
         batch_size=batch_size,
         device=device,
         half=half,
         clips=clips,
-        **options.data_options(fold),
+        **options.data_options(fold, data_option),
     )
     if as_json:
         print(json.dumps({"checkpoint": str(done.path), **done.card}, indent=2))

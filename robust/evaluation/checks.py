@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attacks.gradients import Oracle, frozen
 from attacks.losses import Goal, find_loss
+from attacks.radii import widest_norm
 from attacks.threat import Region
 from robust.evaluation.conditions import Attack, with_radius
 from robust.evaluation.progress import track
@@ -71,7 +72,7 @@ class Subject:
 
     def goal(self) -> Goal:
         """What the attack wants of these clips."""
-        return self.attack.goal(self.batch.labels)
+        return self.attack.goal(self.batch.labels, self.clean)
 
     def regions(self) -> dict[str, Region]:
         """Where the attack may go."""
@@ -128,15 +129,20 @@ def monotone(subject: Subject) -> Check:
 
 
 def unbounded(subject: Subject) -> Check:
-    """S3: with the whole data range as radius nothing stands; otherwise the attack is broken or gradients masked."""
-    widest = {}
-    for name, ball in subject.attack.threat.items():
-        shape = subject.batch.inputs[name][0].numel()
-        span = (ball.high - ball.low) * {"linf": 1.0, "l2": math.sqrt(shape), "l1": float(shape)}[ball.norm]
-        valid = subject.batch.valid[name].flatten(1).sum(1).double() / shape
-        share = {"linf": torch.ones_like(valid), "l2": valid.sqrt(), "l1": valid}[ball.norm]
-        widest[name] = replace(ball, radius=span * share, unit="amplitude")
-    boundless = replace(subject.attack, threat=widest)
+    """S3: with the whole data range as radius nothing stands; otherwise the attack is broken or gradients masked.
+
+    Supports and cuts are lifted: half a clip may well be right whatever happens to the other half.
+    """
+    widest = {
+        name: replace(
+            ball,
+            radius=widest_norm(ball, subject.batch.inputs[name], subject.batch.valid[name]),
+            unit="amplitude",
+            support=None,
+        )
+        for name, ball in subject.attack.threat.items()
+    }
+    boundless = replace(subject.attack, threat=widest, cut=None)
     if subject.victim.spec.task == "multilabel":
         return _unbounded_multilabel(subject, boundless)
     standing = int(subject.survivors(boundless).sum())
@@ -279,7 +285,9 @@ def evaluation_mode(subject: Subject) -> Check:
 def labels(subject: Subject, records: pd.DataFrame) -> Check:
     """S16: success is defined, and (one label a clip) only clips that were right are attacked."""
     if subject.victim.spec.task == "multilabel":
-        return Check("S16 labels", "pass", "all clips attacked; broken: every true label below 0; score: mAP")
+        rule = subject.attack.success or ("mAP" if subject.attack.target is None else "appears")
+        count = int(records["attacked"].sum())
+        return Check("S16 labels", "pass", f"{count} clips attacked; success: {rule}; score: mAP")
     wrong = int((records["attacked"] & ~records["clean_correct"]).sum())
     count = int(records["attacked"].sum())
     return Check("S16 labels", "fail" if wrong else "pass", f"{count} clips attacked, {wrong} of them wrong at first")

@@ -12,9 +12,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from attacks.gradients import Victim
-from attacks.losses import Goal
+from attacks.audit import ORDERS
+from attacks.errors import ThreatModelError, unknown
+from attacks.gradients import Oracle, Victim
+from attacks.joint import Packing
+from attacks.losses import Goal, label_appears, top_label_gone
+from attacks.perturbations import truncate
 from attacks.pgd import PGD, AttackResult, pgd
+from attacks.projections import lengths
+from attacks.supports import Support, out_of_support
 from attacks.threat import Ball
 from robust.evaluation.seeds import generators_for
 from robust.types import Batch, Outcome
@@ -34,6 +40,16 @@ class Condition(Protocol):
         """The changed inputs, and columns for the records."""
 
 
+SUCCESS = {
+    "all-gone": "every true label falls below 0; the attack minds no other",
+    "top-gone": "the true label the victim was surest of falls below 0",
+    "appears": "the target label rises above 0 (the default with a target)",
+    "only": "the target label rises above 0 and every other falls below",
+}
+"""When an attack on a clip with many labels has succeeded. With neither rule nor target the attack is on the ranking
+of all labels (mAP), and success is told as `all-gone`."""
+
+
 @dataclass(frozen=True)
 class Attack:
     """PGD within a budget for each modality; only clips that the victim has right are attacked (multiclass).
@@ -42,28 +58,61 @@ class Attack:
         threat: Modality -> budget.
         config: Settings of the attack.
         target: Index of the class the attacker wants to see; clips already of it are left out. None: any wrong one.
+        success: With many labels a clip, a name from `SUCCESS`.
+        packing: How modalities were packed into `joint`, so that records tell of each.
+        cut: Cut the perturbation of the one modality attacked down to this support afterwards (methods.md 1.4).
+        rescale: After a cut, scale what is left up to the radius.
     """
 
     threat: Mapping[str, Ball]
     config: PGD = field(default_factory=PGD)
     target: int | None = None
     name: str = "attack"
+    success: str | None = None
+    packing: Packing | None = None
+    cut: Support | None = None
+    rescale: bool = False
+
+    def __post_init__(self) -> None:
+        if self.success is not None and self.success not in SUCCESS:
+            raise ThreatModelError(unknown("success", self.success, SUCCESS))
+        if self.success is not None and (self.success in ("appears", "only")) != (self.target is not None):
+            raise ThreatModelError(
+                f"success={self.success!r} {'needs' if self.target is None else 'goes without'} a target class."
+            )
+        if self.cut is not None and len(self.threat) > 1:
+            raise ThreatModelError("A cut belongs to one modality; attack that one alone.")
 
     def describe(self) -> dict[str, Any]:
         """Budget and settings."""
         config = {**asdict(self.config), "search_dtype": str(self.config.search_dtype)}
-        budgets = {
-            name: {"norm": ball.norm, "radius": torch.as_tensor(ball.radius).tolist(), "unit": ball.unit}
-            for name, ball in self.threat.items()
-        }
-        return {"condition": self.name, "threat": budgets, "config": config, "target": self.target}
+        budgets = {name: described(ball) for name, ball in self.threat.items()}
+        told = {"condition": self.name, "threat": budgets, "config": config, "target": self.target}
+        if self.success is not None:
+            told["success"] = self.success
+        if self.packing is not None:
+            told["scale"] = {name: self.packing.scale_of(name) for name in self.packing.shapes}
+        if self.cut is not None:
+            told |= {"cut": repr(self.cut), "rescale": self.rescale}
+        return told
 
-    def goal(self, labels: Tensor) -> Goal:
-        """The goal of a batch with these labels."""
-        if self.target is None:
-            return Goal(labels)
+    def goal(self, labels: Tensor, clean_logits: Tensor | None = None) -> Goal:
+        """The goal of a batch with these labels; `top-gone` asks for the clean logits."""
         if labels.ndim == 1:
-            return Goal(labels, torch.full_like(labels, self.target))
+            if self.success is not None:
+                raise ThreatModelError("success is for victims of many labels a clip; this one has one label a clip.")
+            return Goal(labels, None if self.target is None else torch.full_like(labels, self.target))
+        if self.target is None:
+            if self.success is None:
+                return Goal(labels)
+            if self.success == "all-gone":
+                present = labels > 0
+                return Goal(labels, watched=present | ~present.any(dim=1, keepdim=True))
+            if clean_logits is None:
+                raise ThreatModelError("success 'top-gone' needs the clean logits to know which label is on top.")
+            return top_label_gone(labels, clean_logits)
+        if self.success != "only":
+            return label_appears(labels, self.target)
         wanted = torch.zeros_like(labels)
         wanted[:, self.target] = 1
         return Goal(labels, wanted)
@@ -71,22 +120,32 @@ class Attack:
     def eligible(self, labels: Tensor, clean_logits: Tensor) -> Tensor:
         """(B,) bool: clips worth attacking: right at first, and not of the target class."""
         if labels.ndim == 2:
-            return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+            if self.success is None and self.target is None:  # the score (mAP) goes on falling
+                return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+            return ~self.goal(labels, clean_logits).broken(clean_logits)
         right = clean_logits.argmax(dim=1) == labels
         return right if self.target is None else right & (labels != self.target)
 
     def run(self, victim: Victim, batch: Batch, rows: Tensor, seed: int) -> AttackResult:
         """Attacks the clips `rows` of a batch."""
         chosen = [batch.ids[row] for row in rows.tolist()]
-        return pgd(
-            victim,
-            {name: value[rows] for name, value in batch.inputs.items()},
-            self.goal(batch.labels).select(rows),
-            {name: _rows_of(ball, rows) for name, ball in self.threat.items()},
-            config=self.config,
-            valid={name: mask[rows] for name, mask in batch.valid.items()},
-            generators=generators_for(seed, chosen, self.name),
-        )
+        inputs = {name: value[rows] for name, value in batch.inputs.items()}
+        valid = {name: mask[rows] for name, mask in batch.valid.items()}
+        oracle = Oracle(victim, len(rows), rows.device)
+        every = torch.arange(len(rows), device=rows.device)
+        clean = oracle.logits(inputs, every) if self.success == "top-gone" else None
+        goal = self.goal(batch.labels[rows], clean)
+        balls = {name: _rows_of(ball, rows) for name, ball in self.threat.items()}
+        generators = generators_for(seed, chosen, self.name)
+        found = pgd(victim, inputs, goal, balls, config=self.config, valid=valid, generators=generators)
+        if self.cut is not None:
+            (name, ball), *_ = balls.items()
+            kept = replace(ball, support=self.cut)
+            found.inputs[name] = truncate(
+                inputs[name], found.inputs[name], kept, valid=valid.get(name), rescale=self.rescale
+            )
+            found.broken = goal.broken(oracle.logits(found.inputs, every))
+        return found
 
     def apply(self, victim: Victim, batch: Batch, clean_logits: Tensor, seed: int) -> Outcome:
         """Adversarial inputs with their audit; clips that were not attacked stay as they are."""
@@ -108,29 +167,53 @@ class Attack:
             "forwards": forwards.tolist(),
             "backwards": backwards.tolist(),
             "late_gain": late_gain.tolist(),
-            **self._audited(batch, inputs),
+            **audited(self.threat, batch, inputs),
+            **self._parts(batch, inputs),
         }
         return Outcome(inputs, columns)
 
-    def _audited(self, batch: Batch, inputs: Mapping[str, Tensor]) -> dict[str, list[Any]]:
-        """Realised sizes by modality, measured anew from what the attack returned."""
-        columns: dict[str, list[Any]] = {}
-        violated = torch.zeros(len(batch), dtype=torch.bool)
-        reasons: set[str] = set()
-        for name, ball in self.threat.items():
-            region = ball.around(batch.inputs[name], batch.valid.get(name))
-            found = region.audit(inputs[name])
-            for size in ("linf", "l2", "l1", "snr_db", "ratio"):
-                columns[f"{size}_{name}"] = getattr(found, size).cpu().tolist()
-            columns[f"radius_{name}"] = region.radius.cpu().tolist()
-            kept = batch.inputs[name] * batch.valid[name]
-            columns[f"energy_{name}"] = kept.flatten(1).double().norm(dim=1).cpu().tolist()
-            columns[f"valid_{name}"] = batch.valid[name].expand_as(kept).flatten(1).sum(dim=1).cpu().tolist()
-            violated |= found.violated.cpu()
-            reasons |= {f"{name}: {reason}" for reason in found.reasons}
-        columns["violated"] = violated.tolist()
-        columns["violation"] = ["; ".join(sorted(reasons)) if bad else "" for bad in violated.tolist()]
+    def _parts(self, batch: Batch, inputs: Mapping[str, Tensor]) -> dict[str, list[float]]:
+        """Of a joint budget: what went into each modality, in its own units."""
+        if self.packing is None:
+            return {}
+        before, after = self.packing.split(batch.inputs), self.packing.split(inputs)
+        columns = {}
+        for name in self.packing.shapes:
+            delta = (after[name].double() - before[name].double()).flatten(1)
+            for norm, order in ORDERS.items():
+                columns[f"{norm}_{name}"] = lengths(delta, order).cpu().tolist()
         return columns
+
+
+def described(ball: Ball) -> dict[str, Any]:
+    """A budget as JSON."""
+    radius = torch.as_tensor(ball.radius, dtype=torch.float64).tolist()
+    support = {} if ball.support is None else {"support": repr(ball.support)}
+    return {"norm": ball.norm, "radius": radius, "unit": ball.unit, **support}
+
+
+def audited(threat: Mapping[str, Ball], batch: Batch, inputs: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Columns of realised sizes by modality, measured anew from what a condition returned."""
+    columns: dict[str, list[Any]] = {}
+    violated = torch.zeros(len(batch), dtype=torch.bool)
+    reasons: set[str] = set()
+    for name, ball in threat.items():
+        region = ball.around(batch.inputs[name], batch.valid.get(name))
+        found = region.audit(inputs[name])
+        for size in ("linf", "l2", "l1", "snr_db", "ratio"):
+            columns[f"{size}_{name}"] = getattr(found, size).cpu().tolist()
+        columns[f"radius_{name}"] = region.radius.cpu().tolist()
+        kept = batch.inputs[name] * batch.valid[name]
+        columns[f"energy_{name}"] = kept.flatten(1).double().norm(dim=1).cpu().tolist()
+        columns[f"valid_{name}"] = batch.valid[name].expand_as(kept).flatten(1).sum(dim=1).cpu().tolist()
+        if ball.support is not None:
+            delta = inputs[name].double() - batch.inputs[name].double()
+            columns[f"outside_{name}"] = out_of_support(delta, ball.support).cpu().tolist()
+        violated |= found.violated.cpu()
+        reasons |= {f"{name}: {reason}" for reason in found.reasons}
+    columns["violated"] = violated.tolist()
+    columns["violation"] = ["; ".join(sorted(reasons)) if bad else "" for bad in violated.tolist()]
+    return columns
 
 
 def with_radius(attack: Attack, factor: float) -> Attack:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attacks.gradients import Oracle, frozen
+from attacks.joint import Packing
 from attacks.losses import Goal, margin
+from robust.data.reading import read_batches, read_clips
 from robust.errors import DataError
 from robust.evaluation.conditions import Condition
 from robust.evaluation.progress import track
 from robust.evaluation.store import Store
-from robust.types import Batch, Dataset, VictimSpec
+from robust.types import Batch, Clip, Dataset, VictimSpec
 from robust.victims.base import Victim
 
 UNLABELLED = -1
@@ -32,13 +35,23 @@ class AlignedData:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The clips at `indices`, stacked."""
-        batch = Batch.collate([self.data.clip(index, self.spec) for index in indices])
+        return self.aligned([self.data.clip(index, self.spec) for index in indices])
+
+    def batches(self, groups: Sequence[Sequence[int]]) -> Generator[tuple[Sequence[int], Batch], None, None]:
+        """Each group of indices with its clips, stacked; the next clips are read while one is used."""
+        for indices, clips in read_batches(self.data, self.spec, groups):
+            yield indices, self.aligned(clips)
+
+    def aligned(self, clips: Sequence[Clip]) -> Batch:
+        """Clips of the data set stacked, their labels in the victim's order."""
+        batch = Batch.collate(clips)
         return Batch(batch.ids, batch.inputs, self._labels(batch.labels), batch.valid)
 
     def read_all(self) -> None:
         """Reads every clip once, so that a bad recording is found before anything is computed or written."""
-        for index in track(range(len(self.data)), "Reading clips"):
-            self.data.clip(index, self.spec)
+        with closing(read_clips(self.data, self.spec, range(len(self.data)))) as clips:
+            for _, _ in zip(track(range(len(self.data)), "Reading clips"), clips, strict=True):
+                pass
 
     def _labels(self, labels: Tensor) -> Tensor:
         if labels.ndim == 1:
@@ -47,6 +60,20 @@ class AlignedData:
         moved = torch.zeros(len(labels), len(self.spec.labels), dtype=labels.dtype)
         moved[:, self.order] = labels
         return moved
+
+
+class JointData(AlignedData):
+    """The same with several modalities packed into one, for a victim of `attacks.joint.packed_victim`."""
+
+    def __init__(self, data: Dataset, spec: VictimSpec, packing: Packing) -> None:
+        super().__init__(data, spec)
+        self.packing = packing
+
+    def aligned(self, clips: Sequence[Clip]) -> Batch:
+        """As of `AlignedData`, packed."""
+        batch = super().aligned(clips)
+        joint = self.packing.join(batch.inputs)
+        return Batch(batch.ids, joint, batch.labels, self.packing.join_valid(batch.valid, len(batch)))
 
 
 def align_labels(data: Dataset, spec: VictimSpec) -> Tensor:
@@ -92,27 +119,35 @@ def evaluate(
         seed: From which, with the clip's id and the condition, all randomness is derived.
     """
     done = store.done()
-    wanted = [index for index in range(len(data)) if data.data.clip(index, data.spec).id not in done]
+    wanted = [index for index in range(len(data)) if not done or data.data.clip_id(index, data.spec) not in done]
     device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
-    with frozen(victim):
-        for indices in track(list(_chunks(wanted, batch_size)), f"{condition.name} on {data.data.name}", by=len):
-            for part in _fitting(indices, victim, data, condition, seed, device):
+    chunks = list(_chunks(wanted, batch_size))
+    with frozen(victim), closing(data.batches(chunks)) as batches:
+        for _ in track(chunks, f"{condition.name} on {data.data.name}", by=len):
+            indices, batch = next(batches)
+            for part in _fitting(indices, batch, victim, data, condition, seed, device):
                 store.add(part)
 
 
 def _fitting(
-    indices: Sequence[int], victim: Victim, data: AlignedData, condition: Condition, seed: int, device: torch.device
+    indices: Sequence[int],
+    batch: Batch,
+    victim: Victim,
+    data: AlignedData,
+    condition: Condition,
+    seed: int,
+    device: torch.device,
 ) -> Iterator[dict[str, Sequence[Any]]]:
     """Records of a chunk, in two halves where it does not fit in memory."""
     try:
-        part = _records(victim, data.batch(indices).to(device), indices, condition, seed)
+        part = _records(victim, batch.to(device), indices, condition, seed)
     except torch.OutOfMemoryError:
         if len(indices) == 1:
             raise DataError("One clip alone does not fit in the device's memory; use --device cpu.") from None
         torch.cuda.empty_cache()
         half = len(indices) // 2
-        yield from _fitting(indices[:half], victim, data, condition, seed, device)
-        yield from _fitting(indices[half:], victim, data, condition, seed, device)
+        for some in (indices[:half], indices[half:]):
+            yield from _fitting(some, data.batch(some), victim, data, condition, seed, device)
         return
     yield part | {"label_name": [_name(data.spec, label) for label in part["label"]]}
 

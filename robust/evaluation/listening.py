@@ -33,21 +33,26 @@ def save_triples(
     import soundfile
 
     attacked = records[records["attacked"]].sort_values("correct", kind="stable").head(count)
-    if len(attacked) == 0 or "audio" not in attack.threat:
+    heard = attack.threat if attack.packing is None else attack.packing.shapes
+    if len(attacked) == 0 or "audio" not in heard:
         return []
     device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
     batch = data.batch(attacked["index"].tolist()).to(device)
     unlabelled = torch.as_tensor(np.stack(attacked["label"].tolist()), device=device)
     batch = type(batch)(batch.ids, batch.inputs, unlabelled.to(batch.labels.dtype), batch.valid)
-    found = attack.run(victim, batch, torch.arange(len(batch), device=device), seed).inputs["audio"]
-    size = (found.double() - batch.inputs["audio"].double()).norm(dim=1).cpu()
+    after = attack.run(victim, batch, torch.arange(len(batch), device=device), seed).inputs
+    before = batch.inputs
+    if attack.packing is not None:
+        before, after = attack.packing.split(before), attack.packing.split(after)
+    found = after["audio"]
+    size = (found.double() - before["audio"].double()).norm(dim=1).cpu()
     recorded = torch.tensor(attacked["l2_audio"].tolist(), dtype=torch.float64)
     if device.type == "cpu" and not torch.allclose(size, recorded, rtol=1e-3, atol=1e-9):
         return []
     written = []
     for place, clip in enumerate(batch.ids):
         name = f"{place}-{re.sub(r'[^A-Za-z0-9]+', '-', clip).strip('-')[-60:]}"
-        original, changed = batch.inputs["audio"][place].cpu(), found[place].cpu()
+        original, changed = before["audio"][place].cpu(), found[place].cpu()
         for kind, sound in (("original", original), ("adversarial", changed), ("difference", changed - original)):
             buffer = io.BytesIO()
             soundfile.write(buffer, sound.numpy(), data.spec.sample_rate, format="WAV", subtype="FLOAT")

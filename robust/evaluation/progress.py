@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def track(items: Sequence[T], what: str, *, by: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
+def track(items: Sequence[T], what: str, *, by: Callable[[T], int] = lambda item: 1) -> Generator[T, None, None]:
     """Yields `items` under a progress bar; silent when stderr is no terminal.
 
     Args:

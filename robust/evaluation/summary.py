@@ -47,7 +47,7 @@ def threat_summary(records: pd.DataFrame, threat: Mapping[str, Ball]) -> dict[st
             level_dbfs = 20 * np.log10(radius / per_sample)
         told[name] = {
             "norm": ball.norm,
-            "radius": torch.as_tensor(ball.radius).tolist(),
+            "radius": torch.as_tensor(ball.radius, dtype=torch.float64).tolist(),
             "unit": ball.unit,
             "radius_amplitude": float(np.median(radius)),
             "radius_dbfs": finite(float(np.median(level_dbfs))),

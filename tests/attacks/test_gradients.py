@@ -68,6 +68,22 @@ def test_every_modality_has_its_gradient() -> None:
         torch.testing.assert_close(grads[name], leaf.grad)
 
 
+def test_what_is_not_wanted_costs_no_backward_pass() -> None:
+    victim = TwoSenses().eval()
+    inputs = {"audio": AUDIO[:3], "video": torch.rand(3, 2, 3, 4, 4, generator=torch.Generator().manual_seed(2))}
+    visits: list[str] = []
+    victim.video.register_full_backward_hook(lambda *_: visits.append("video"))
+    with frozen(victim):
+        oracle, goal, rows = Oracle(victim, 3, CPU), Goal(LABELS[:3]), torch.arange(3)
+        logits, losses, every = oracle.gradients(inputs, goal, LOSSES["margin"], rows)
+        assert visits == ["video"]
+        found = oracle.gradients(inputs, goal, LOSSES["margin"], rows, {"audio"})
+    assert visits == ["video"]
+    assert set(found[2]) == {"audio"}
+    for one, other in ((logits, found[0]), (losses, found[1]), (every["audio"], found[2]["audio"])):
+        assert torch.equal(one, other)
+
+
 def fail_within(victim: nn.Module) -> None:
     with frozen(victim):
         assert not any(module.training for module in victim.modules())

@@ -8,7 +8,20 @@ import torch
 from torch import Tensor
 
 from attacks.errors import ThreatModelError
-from attacks.losses import LOSSES, Goal, find_loss, label_distance, label_margin
+from attacks.losses import (
+    LOSSES,
+    Goal,
+    all_positives_gone,
+    find_loss,
+    label_appears,
+    label_distance,
+    label_margin,
+    top_label_gone,
+)
+from attacks.pgd import PGD, pgd
+from attacks.threat import Ball
+from tests.oracles.linear import LinearVictim
+from tests.oracles.toy import waves
 
 LOGITS = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1])
@@ -144,3 +157,117 @@ def test_losses_refuse_what_they_cannot_measure() -> None:
             LOSSES[name](LOGITS, Goal(LABELS))
     with pytest.raises(ThreatModelError, match="Did you mean 'margin'"):
         find_loss("margins")
+
+
+WATCHED = torch.rand(7, 5, generator=torch.Generator().manual_seed(1)) < 0.5
+WATCHED[3], WATCHED[4] = False, False
+"""Row 3 has every label, row 4 one; neither is watched."""
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_only_watched_labels_count(targeted: bool) -> None:
+    goal = Goal(PRESENT, WANTED if targeted else None, watched=WATCHED)
+    bce, margins = LOSSES["bce"](LOGITS, goal), label_margin(LOGITS, goal, reward_until=2.0)
+    distance, broken = label_distance(LOGITS, goal), goal.broken(LOGITS)
+    torch.testing.assert_close(LOSSES["margin"](LOGITS, goal), distance)
+    for row in range(7):
+        seen = WATCHED[row].numpy()
+        z, truth, wanted = LOGITS[row].numpy()[seen], PRESENT[row].numpy()[seen], WANTED[row].numpy()[seen]
+        against = wanted if targeted else truth
+        probability = 1 / (1 + np.exp(-z))
+        entropy = -np.sum(against * np.log(probability) + (1 - against) * np.log(1 - probability))
+        assert float(bce[row]) == pytest.approx(-entropy if targeted else entropy, rel=1e-9)
+        asked = wanted if targeted else 1 - truth
+        assert float(margins[row]) == pytest.approx(sum(min(s * v, 2.0) for s, v in zip(2 * asked - 1, z, strict=True)))
+        if not seen.any():
+            reached = True
+        elif targeted:
+            reached = all((v > 0) == bool(w) for v, w in zip(z, wanted, strict=True))
+        elif truth.any():
+            reached = all(v < 0 for v, t in zip(z, truth, strict=True) if t)
+        else:
+            reached = any(v > 0 for v in z)
+        assert bool(broken[row]) == reached
+        assert (float(distance[row]) > 0) == reached
+    assert bool(distance.isfinite().all())
+
+
+def test_watching_all_is_watching_none_in_particular() -> None:
+    everything = torch.ones_like(PRESENT, dtype=torch.bool)
+    for targets in (None, WANTED):
+        plain, all_watched = Goal(PRESENT, targets), Goal(PRESENT, targets, watched=everything)
+        for name in ("margin", "bce", "label-margin"):
+            assert torch.equal(LOSSES[name](LOGITS, plain), LOSSES[name](LOGITS, all_watched))
+        assert torch.equal(plain.broken(LOGITS), all_watched.broken(LOGITS))
+
+
+def test_selected_goals_watch_the_same() -> None:
+    rows = torch.tensor([5, 0, 2])
+    part = Goal(PRESENT, WANTED, watched=WATCHED).select(rows)
+    assert part.watched is not None
+    assert torch.equal(part.watched, WATCHED[rows])
+    assert torch.equal(part.broken(LOGITS[rows]), Goal(PRESENT, WANTED, watched=WATCHED).broken(LOGITS)[rows])
+
+
+def test_no_gradient_reaches_what_is_not_watched() -> None:
+    for targets in (None, WANTED):
+        goal = Goal(PRESENT, targets, watched=WATCHED)
+        for name in ("margin", "bce", "label-margin"):
+            logits = LOGITS.clone().requires_grad_()
+            LOSSES[name](logits, goal).sum().backward()
+            assert logits.grad is not None
+            assert bool(logits.grad.isfinite().all())
+            assert not bool(logits.grad[~WATCHED].any())
+
+
+def test_success_rules() -> None:
+    labels = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 0], [0, 1, 1]])
+    clean = torch.tensor([[2.0, 3.0, 9.0], [3.0, 2.0, -1.0], [-1.0, -2.0, -3.0], [4.0, -1.0, -2.0]])
+    after = torch.tensor([[2.0, -0.1, 9.0], [3.0, -0.1, 9.0], [-1.0, -2.0, 0.5], [4.0, -1.0, -2.0]])
+    top = top_label_gone(labels, clean)
+    assert top.watched is not None
+    assert top.watched.int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert top.broken(clean).tolist() == [False, False, True, True]  # nothing to lose; missed already
+    assert top.broken(after).tolist() == [True, False, True, True]
+    gone = all_positives_gone(labels)
+    assert gone.broken(clean).tolist() == [False, False, False, True]
+    assert gone.broken(after).tolist() == [False, False, True, True]
+    appears = label_appears(labels, 2)
+    assert appears.broken(clean).tolist() == [True, False, False, True]  # heard already; truly there
+    assert appears.broken(after).tolist() == [True, True, True, True]
+    assert appears.targets is not None
+    assert appears.targets.tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 1], [0, 1, 1]]
+    assert labels[0].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("loss", ["margin", "bce", "label-margin"])
+def test_each_rule_has_its_own_closed_form_radius(loss: str) -> None:
+    """A linear victim of three labels: which one must cross 0, and how steep it is, decides the radius in L2."""
+    victim, clean = LinearVictim((60,), classes=3), waves(24, 60, seed=3)
+    logits = victim({"audio": clean}).detach()
+    labels = (logits > 0).float()
+    slope = victim.weight.detach().norm(dim=1)
+    top = logits.max(1)
+    for goal, radius in (
+        (top_label_gone(labels, logits), top.values / slope[top.indices]),
+        (label_appears(labels, 2), -logits[:, 2] / slope[2]),
+    ):
+        rows = (radius > 1e-3).nonzero()[:, 0]
+        assert len(rows) >= 6
+        assert torch.equal(goal.broken(logits), radius < 0)
+        for factor, broken in ((0.99, False), (1.01, True)):
+            ball = Ball("l2", radius[rows].double() * factor, low=-9.0, high=9.0)
+            config = PGD(steps=40, loss=loss, stop_when_broken=True)
+            result = pgd(victim, {"audio": clean[rows]}, goal.select(rows), {"audio": ball}, config=config)
+            assert result.broken.tolist() == [broken] * len(rows)
+
+
+def test_goals_that_cannot_be() -> None:
+    with pytest.raises(ThreatModelError, match="use targets"):
+        Goal(LABELS, watched=WATCHED)
+    with pytest.raises(ThreatModelError, match=r"bool of shape \(7, 5\)"):
+        Goal(PRESENT, watched=WATCHED.float())
+    with pytest.raises(ThreatModelError, match=r"bool of shape \(7, 5\)"):
+        Goal(PRESENT, watched=WATCHED[:, :3])
+    with pytest.raises(ThreatModelError, match="numbered from 0"):
+        label_appears(PRESENT, 5)

@@ -228,3 +228,54 @@ def test_a_sample_depends_on_its_own_generator_alone(norm: str) -> None:
     for row in range(5):
         alone = region.select(torch.tensor([row])).sample([torch.Generator().manual_seed(row)])
         assert torch.equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_bounds_of_each_coordinate(norm: str) -> None:
+    """The same projection as with one range where they agree; its own range for each where they do not."""
+    generator = torch.Generator().manual_seed(9)
+    clean = torch.rand(5, 3, 4, generator=generator) * 0.8
+    far = clean + torch.randn(clean.shape, generator=generator)
+    same = Ball(norm, 0.5, low=torch.zeros(4), high=torch.ones(3, 4)).around(clean)
+    plain = Ball(norm, 0.5, low=0.0, high=1.0).around(clean)
+    assert torch.equal(same.project(far), plain.project(far))
+    high = 0.8 + torch.rand(3, 4, generator=generator) * 0.1
+    ball = Ball(norm, 0.5, low=torch.zeros(3, 4), high=high)
+    point = ball.around(clean).project(clean + far.abs())
+    assert bool((point <= high).all())
+    assert ball.around(clean).audit(point).reasons == ()
+    point[2] = 0.95
+    assert "outside the data range" in ball.around(clean).audit(point).reasons
+
+
+def test_bounds_of_each_coordinate_that_cannot_be() -> None:
+    with pytest.raises(ThreatModelError, match="bounds are empty"):
+        Ball("linf", 0.1, low=torch.tensor([0.0, 1.0]), high=torch.ones(2))
+    narrow = torch.tensor([0.5, 1.0, 1.0, 1.0])
+    for norm, most in (("linf", 2.0), ("l2", (1.5**2 + 3 * 4) ** 0.5), ("l1", 7.5)):
+        Ball(norm, most, high=narrow).around(CLEAN)
+        with pytest.raises(ThreatModelError, match=r"two inputs in \[-1, 1\] differ by"):
+            Ball(norm, most * 1.01, high=narrow).around(CLEAN)
+    with pytest.raises(ThreatModelError, match="leaves its declared range"):
+        Ball("linf", 0.1, high=torch.tensor([0.2, 1.0, 1.0, 1.0])).around(CLEAN)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_torchattacks_needs_one_range_for_all(norm: str) -> None:
+    from attacks.losses import Goal
+    from attacks.zoo import run_torchattacks
+    from tests.oracles.linear import LinearVictim
+
+    ball = Ball(norm, 0.1, low=-torch.ones(4), high=torch.ones(4))
+    name = {"linf": "PGD", "l2": "PGDL2", "l1": "EADL1"}[norm]
+    with pytest.raises(ThreatModelError, match="one data range"):
+        run_torchattacks(LinearVictim((4,)), {"audio": CLEAN}, Goal(torch.tensor([0, 1])), {"audio": ball}, name)
+
+
+def test_a_step_leaves_its_arguments_alone() -> None:
+    for norm in NORMS:
+        region = Ball(norm, 0.5).around(CLEAN)
+        point, gradient, step = CLEAN + 0.01, CLEAN.roll(1, 1) - 0.2, torch.tensor([0.1, 0.2])
+        before = [value.clone() for value in (point, gradient, step)]
+        region.ascend(point, gradient, step)
+        assert all(torch.equal(now, then) for now, then in zip((point, gradient, step), before, strict=True))
