@@ -43,10 +43,10 @@ from robust.victims import Victim
 MEETINGS = ("audio", "video", "early", "mid", "late", "decision")
 TOGETHER = MEETINGS[2:]
 THREATS = ("audio", "video", "both", "joint")
-RADII = {"linf": (0.00025, 0.0005, 0.001), "l2": (0.0125, 0.025, 0.05)}
+RADII = {"linf": (0.0001, 0.0003, 0.001), "l2": (0.005, 0.015, 0.05)}
 """Of the audio, in amplitude."""
 VIDEO_SCALE = 16.0
-"""Video radii are so many times the audio's: 0.004, 0.008 and 0.016 (1, 2 and 4 of 255) in linf. A joint ball counts
+"""Video radii are so many times the audio's: 0.4, 1.2 and 4 of 255 in linf. A joint ball counts
 video in units of it, so that in linf `joint` is `both`, and in L2 a part of it."""
 CLIPS, THRESHOLD_CLIPS, SWAP_CLIPS, STEPS = 64, 32, 200, 20
 LARGEST = {"audio": 0.01, "video": 0.16}

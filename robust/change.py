@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
+from attacks.gradients import Oracle, frozen
 from robust.api import fitting_batch, make_manifest
 from robust.evaluation import engine
 from robust.evaluation.condition_summary import condition_score, condition_summary, score_dict
@@ -74,6 +77,7 @@ def evaluate(
     """
     aligned = AlignedData(data, victim.spec)
     size = batch_size or fitting_batch(victim, aligned)
+    _try_on_one(victim, aligned, condition, seed)
     manifest = make_manifest(victim, data, condition, seed, size, facts or {})
     with tempfile.TemporaryDirectory() as scratch:
         store = Store.open(Path(out) if out is not None else Path(scratch) / "run", manifest, resume=resume)
@@ -94,6 +98,16 @@ def evaluate(
             store.write_summary(summary)
     task = victim.spec.task
     return Evaluation(clean_score(records, task), condition_score(records, task), summary, records, who)
+
+
+def _try_on_one(victim: Victim, aligned: AlignedData, condition: Condition, seed: int) -> None:
+    """Applies the condition to the first clip, so that what cannot be is refused before anything is written."""
+    batch = aligned.batch([0])
+    device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
+    batch = batch.to(device)
+    with frozen(victim):
+        clean = Oracle(victim, 1, device).logits(batch.inputs, torch.zeros(1, dtype=torch.int64, device=device))
+        condition.apply(victim, batch, clean, seed)
 
 
 def missing(victim: Victim, data: Dataset, modality: str, fill: str = "zeros") -> Missing:

@@ -1,7 +1,7 @@
 """Freed memory stays with the process: a step of an attack asks for the same buffers again and again.
 
-By default glibc gives large buffers back to the system at once and every step faults them in anew: twice the page faults
-of the bare victim, and a quarter of the time on the machine it was measured on (docs/benchmarks.md).
+By default glibc gives large buffers back to the system at once, and every step faults them in anew: twice the faults
+of the bare victim, and a quarter of the time on the machine where it was measured (docs/benchmarks.md).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # a script beside its two modules
@@ -48,23 +48,27 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def step_ratio(victim: Victim, audio: Tensor, labels: Tensor, batch: int = 16, steps: int = 40, rounds: int = 5) -> str:
-    """Our step over a bare one: median and interquartile range over interleaved rounds."""
-    inputs, goal = audio[:batch], Goal(labels[:batch])
+def step_ratio(
+    victim: Victim,
+    inputs: Mapping[str, Tensor],
+    labels: Tensor,
+    threat: Mapping[str, Ball],
+    batch: int = 16,
+    steps: int = 40,
+    rounds: int = 5,
+) -> str:
+    """Our step over a bare one with the same gradients: median and interquartile range over interleaved rounds."""
+    inputs, goal = {name: value[:batch] for name, value in inputs.items()}, Goal(labels[:batch])
 
     def bare() -> None:
-        point = inputs.clone()
         for _ in range(steps):
-            leaf = point.requires_grad_()
-            loss = margin(victim({"audio": leaf}), goal).sum()
-            torch.autograd.grad(loss, leaf)
-            point = inputs.clone()
+            leaves = {name: value.clone().requires_grad_(name in threat) for name, value in inputs.items()}
+            torch.autograd.grad(margin(victim(leaves), goal).sum(), [leaves[name] for name in threat])
         with torch.no_grad():
-            victim({"audio": point})
+            victim(dict(inputs))
 
     def attacked() -> None:
-        config = PGD(steps=steps, stop_when_broken=False)
-        pgd(victim, {"audio": inputs}, goal, {"audio": Ball("linf", 1e-4)}, config=config)
+        pgd(victim, inputs, goal, threat, config=PGD(steps=steps, stop_when_broken=False))
 
     bare(), attacked()
     ratios = [seconds(attacked) / seconds(bare) for _ in range(rounds)]
@@ -131,7 +135,8 @@ def main() -> None:
     print("| victim | our step / bare forward and input gradient |\n|---|---|")
     subjects = {name: subject(name, options) for name in options.victims}
     for name, (victim, audio, labels) in subjects.items():
-        print(f"| {name} | {step_ratio(victim, audio, labels)} |", flush=True)
+        ratio = step_ratio(victim, {"audio": audio}, labels, {"audio": Ball("linf", 1e-4)})
+        print(f"| {name} | {ratio} |", flush=True)
     for name, (victim, audio, labels) in subjects.items():
         if not options.skip_curves:
             curves(name, victim, audio, labels, options.norms)

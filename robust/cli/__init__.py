@@ -10,6 +10,7 @@ import typer
 from robust.cli.attack import attack
 from robust.cli.doctor import doctor
 from robust.cli.listing import data, victims
+from robust.cli.thresholds import thresholds
 from robust.cli.train import train
 from robust.cli.universal import universal
 from robust.memory import keep_freed_memory
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (attack, universal, train, victims, data, doctor):
+for command in (attack, universal, thresholds, train, victims, data, doctor):
     app.command()(command)
 
 

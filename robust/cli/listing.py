@@ -33,7 +33,7 @@ def victims(as_json: options.Json = False) -> None:
     for row in rows:
         clean = row["clean"]
         told = f"{row['embedded']} {100 * clean['score']:.1f} %" if clean else "no embedded weights"
-        print(f"{row['name']:10} {told:22} {row['summary']}")
+        print(f"{row['name']:15} {told:22} {row['summary']}")
 
 
 def data(as_json: options.Json = False) -> None:
@@ -47,4 +47,4 @@ def data(as_json: options.Json = False) -> None:
         )
         return
     for entry in entries:
-        print(f"{entry.name:10} {'--root DIR' if entry.needs_root else 'built in':12} {entry.summary}")
+        print(f"{entry.name:17} {'--root DIR' if entry.needs_root else 'built in':12} {entry.summary}")

@@ -420,3 +420,60 @@ def test_shipped_ast_on_a_real_recording(run: Run, real_data: Path) -> None:
     assert not original[2 * len(recording) :].any()
     difference, _ = soundfile.read(next(Path("out/audio").glob("*-difference.wav")))
     assert not difference[2 * len(recording) :].any()  # padding is nobody's to change
+
+
+AV = ("attack", "--model", "av-mid", "--data", "events", "--limit", "6", "--steps", "2", "--no-checks")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--modality", "both", "--eps", "audio=0.001,video=0.01"), "threat   video linf 0.01"),
+        (("--modality", "both", "--eps", "audio=-60,video=4", "--unit", "audio=dbfs,video=pixel255"), "4 pixel255"),
+        (("--modality", "joint", "--norm", "l2", "--eps", "0.1", "--scale", "video=16"), "threat   joint l2 0.1"),
+        (("--band", "500:2000", "--window", "0:0.5", "--cut", "--rescale"), "threat   audio linf 0.002"),
+        (("--modality", "logmel", "--mels", "0:20"), "threat   logmel linf 0.1"),
+        (("--missing", "video", "--fill", "mean"), "missing-video-mean"),
+        (("--swap", "audio"), "decides"),
+        (("--occlude", "first-half"), "occlusion-audio-first-half"),
+    ],
+)
+def test_threats_over_modalities(run: Run, tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    code, out, _ = run(*AV, *options, "--out", str(tmp_path / "run"))
+    assert code == 0
+    assert said in out
+    told = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert told["clips"] == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--modality", "smell"), "audio, video, both, joint"),
+        (("--eps", "audio=loud"), "number"),
+        (("--modality", "both", "--band", "500:2000"), "one modality"),
+        (("--band", "500"), "colon"),
+        (("--mels", "0:20"), "FrequencyBand"),
+        (("--missing", "video", "--swap", "video"), "one of them"),
+        (("--missing", "smell"), "video"),
+        (("--missing", "video", "--fill", "noise"), "silence"),
+        (("--occlude", "half"), "first-half"),
+        (("--success", "top-gone"), "one label"),
+    ],
+)
+def test_mistakes_about_modalities(run: Run, tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    code, _, errors = run(*AV, *options, "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert said in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_universal_command(run: Run) -> None:
+    command = ("universal", "--model", "av-audio", "--modality", "logmel", "--epochs", "2", "--fit-limit", "16")
+    code, out, _ = run(*command, "--limit", "16", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["threat"]["logmel"]["realised"] <= 0.1 * (1 + 1e-6)
+    code, out, _ = run(*command, "--limit", "16", "--legacy-step", "0.1")
+    assert code == 0
+    assert "LEGACY" in out
