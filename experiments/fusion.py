@@ -48,7 +48,7 @@ RADII = {"linf": (0.0001, 0.0003, 0.001), "l2": (0.005, 0.015, 0.05)}
 VIDEO_SCALE = 16.0
 """Video radii are so many times the audio's: 0.4, 1.2 and 4 of 255 in linf. A joint ball counts
 video in units of it, so that in linf `joint` is `both`, and in L2 a part of it."""
-CLIPS, THRESHOLD_CLIPS, SWAP_CLIPS, STEPS = 64, 32, 200, 20
+CLIPS, THRESHOLD_CLIPS, SWAP_CLIPS, STEPS = 48, 32, 200, 20
 LARGEST = {"audio": 0.01, "video": 0.16}
 CHECKPOINTS = Path("checkpoints/fusion")
 
@@ -71,7 +71,7 @@ def main(
         for done in as_completed(waiting):
             data, seed = waiting[done]
             print(f"{data} seed {seed}: {done.result()} after {(time.monotonic() - started) / 60:.1f} min", flush=True)
-    write_tables(out, sets)
+    write_tables(out, sets, RADII)
     print(f"tables in {out} after {(time.monotonic() - started) / 60:.1f} minutes")
 
 

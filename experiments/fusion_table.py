@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,20 @@ from robust.evaluation.paired import compare_accuracy
 ROWS = ("audio", "video", "early", "mid", "late", "decision")
 TOGETHER = ROWS[2:]
 THREATS = ("audio", "video", "both", "joint")
-NORMS = ("linf", "l2")
 RESAMPLES = 2000
+Radii = Mapping[str, Sequence[float]]
+"""Norm -> the radii that were tried."""
 PAIRS = [(fused, part) for fused in TOGETHER for part in ("audio", "video")]
 
 
-def write_tables(out: Path, sets: list[str]) -> None:
+def write_tables(out: Path, sets: list[str], radii: Radii) -> None:
     """Writes `table.csv` (every cell with its interval) and `table.md` (for reading)."""
-    cells = pd.concat([robust_cells(out, data) for data in sets], ignore_index=True)
+    cells = pd.concat([robust_cells(out, data, radii) for data in sets], ignore_index=True)
     write_atomically(out / "table.csv", cells.to_csv(index=False).encode())
     parts = []
     for data in sets:
         parts += [f"## {data}", clean_text(out, data)]
-        parts += [robust_text(cells[(cells["data"] == data) & (cells["norm"] == norm)], norm) for norm in NORMS]
+        parts += [robust_text(cells[(cells["data"] == data) & (cells["norm"] == norm)], norm) for norm in radii]
         parts += [threshold_text(out, data), dominance_text(out, data)]
     write_atomically(out / "table.md", "\n\n".join(parts).encode())
 
@@ -52,27 +54,20 @@ def interval(right: NDArray[np.bool_]) -> tuple[float, float, float]:
     return float(by_clip.mean()), float(low), float(high)
 
 
-def robust_cells(out: Path, data: str) -> pd.DataFrame:
+def robust_cells(out: Path, data: str, tried: Radii) -> pd.DataFrame:
     """One row per victim, threat, norm and radius."""
     rows = []
-    for norm in NORMS:
+    for norm in tried:
         for meeting in ROWS:
             for word in THREATS:
                 if meeting not in TOGETHER and word != meeting:
                     continue
                 radii = matrix(folders(out, data), f"{norm}-{word}-{meeting}", "radius")
-                for radius in radii_of(out, data, norm):
+                for radius in tried[norm]:
                     score, low, high = interval(radii > radius * (1 + 1e-9))
                     rows.append((data, norm, meeting, word, radius, score, low, high, *radii.shape))
     columns = ["data", "norm", "victim", "threat", "radius", "robust", "low", "high", "clips", "seeds"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def radii_of(out: Path, data: str, norm: str) -> list[float]:
-    """The radii that were tried."""
-    from fusion import RADII
-
-    return list(RADII[norm])
 
 
 def clean_text(out: Path, data: str) -> str:

@@ -212,9 +212,10 @@ def _check_condition(condition: Attack, data: AlignedData) -> None:
     batch = data.batch([0])
     for name, ball in condition.threat.items():
         ball.around(batch.inputs[name], batch.valid.get(name))
-    if condition.config.loss is not None and len(batch.labels) and int(batch.labels.min()) >= 0:
-        logits = torch.zeros(1, len(data.spec.labels))
-        find_loss(condition.config.loss)(logits, condition.goal(batch.labels, logits))
+    logits = torch.zeros(1, len(data.spec.labels))
+    goal = condition.goal(batch.labels.clamp_min(0), logits)
+    if condition.config.loss is not None:
+        find_loss(condition.config.loss)(logits, goal)
 
 
 def _checked_batch(batch_size: int | str) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -449,7 +450,7 @@ def test_threats_over_modalities(run: Run, tmp_path: Path, options: tuple[str, .
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--modality", "smell"), "audio, video, both, joint"),
+        (("--modality", "smell"), "audio, both, joint, video"),
         (("--eps", "audio=loud"), "number"),
         (("--modality", "both", "--band", "500:2000"), "one modality"),
         (("--band", "500"), "colon"),
@@ -477,3 +478,35 @@ def test_universal_command(run: Run) -> None:
     code, out, _ = run(*command, "--limit", "16", "--legacy-step", "0.1")
     assert code == 0
     assert "LEGACY" in out
+
+
+def test_thresholds_command(run: Run, tmp_path: Path) -> None:
+    words = ("thresholds", "--limit", "4", "--steps", "3", "--tolerance", "2", "--out", str(tmp_path / "t.parquet"))
+    code, out, _ = run(*words)
+    assert code == 0
+    assert "parts disagree" in out
+    frame = pd.read_parquet(tmp_path / "t.parquet")
+    assert len(frame) == 4
+    assert {"eps_A", "eps_A_to_AV", "eps_V", "eps_V_to_AV", "agree"} <= set(frame)
+    for wrong, said in ((("--largest", "0.1"), "names modalities"), (("--model", "av-audio"), "modalit")):
+        code, _, errors = run(*words, *wrong)
+        assert code == 2
+        assert said in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--set", "pooling=lin"), "linear"),
+        (("--set", "poolng=max"), "poolng"),
+        (("--set", "pooling"), "NAME=VALUE"),
+        (("--data-option", "fold=2"), "clips"),
+        (("--data-option", "seed"), "NAME=VALUE"),
+    ],
+)
+def test_mistakes_in_settings(run: Run, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    command = ("train", "--model", "av-mid", "--data", "events", "--out", str(tmp_path / "c"), "--check")
+    code, _, errors = run(*command, *words)
+    assert code == 2
+    assert said in errors
+    assert not (tmp_path / "c.safetensors").exists()
