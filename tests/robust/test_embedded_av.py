@@ -58,3 +58,11 @@ def test_universal_perturbation_beats_noise_of_its_norm() -> None:
     assert run.result.realised["logmel"] <= 0.1 * (1 + 1e-6)
     assert run.summary["audit"]["violations"] == 0
     assert run.robust.score <= run.random.score - 0.1
+
+
+@pytest.mark.parametrize("word", ["both", "joint"])
+def test_records_do_not_depend_on_batch_size(word: str) -> None:
+    victim, data = load_victim("av-late"), load_data("events", limit=9)
+    told = {"modality": word, "eps": 0.0002, "steps": 6, "checks": False}
+    one, other = (robust.attack(victim, data, batch_size=size, **told).records for size in (2, 9))
+    assert one.equals(other)

@@ -11,9 +11,11 @@ import torch
 import robust
 from attacks.errors import RobustError
 from attacks.supports import MelBand, TimeWindow
+from attacks.universal import Universal
 from robust.data import load_data
 from robust.evaluation.occlusion import Occlusion
 from robust.threats import threat_model
+from robust.types import Clip, Dataset, VictimSpec
 from robust.victims import build_victim
 from robust.victims.features import FeatureData, on_features
 from tests.robust.av_toys import SIGHT, SOUND, AVData, clips, linear
@@ -223,3 +225,63 @@ class TestFeatures:
     def test_victims_without_such_a_front_end(self):
         with pytest.raises(RobustError, match="front end"):
             robust.attack(linear(SOUND), clips(8, NOISE), modality="logmel")
+
+
+class FeatureToys(Dataset):
+    """Log-mel 400 x 64 and video features 10 x 2048, as the author's networks take them, labelled by `victim`."""
+
+    name, split, labels, modalities = "features", "test", ("a", "b"), ("logmel", "video_features")
+
+    def __init__(self, count: int, seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        self.logmel = torch.randn(count, 400, 64, generator=draw).clamp(-2, 2)
+        self.video = torch.rand(count, 10, 2048, generator=draw)
+        self.target = torch.arange(count) % 2
+        sign = (2 * self.target - 1).float()
+        self.logmel[:, :, :8] = (self.logmel[:, :, :8] + 0.05 * sign[:, None, None]).clamp(-2, 2)
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def clip(self, index: int, spec: VictimSpec) -> Clip:
+        inputs = {"logmel": self.logmel[index], "video_features": self.video[index]}
+        return Clip(f"features/{index}", {name: inputs[name] for name in spec.modalities}, self.target[index])
+
+    def fingerprint(self) -> str:
+        return f"features-{len(self)}"
+
+
+class Sum(torch.nn.Module):
+    """Two logits from the lowest bands, and a little from the first video features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, logmel: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
+        level = logmel[:, :, :8].mean(dim=(1, 2)) + 0.05 * (video[:, :, :16] - 0.5).mean(dim=(1, 2))
+        return self.scale * torch.stack([-level, level], dim=1)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 5.0)])
+def test_universal_perturbation_of_the_features_of_audioset(norm, eps):
+    victim = robust.Victim.wrap(
+        Sum(),
+        sample_rate=16_000,
+        labels=("a", "b"),
+        clip_seconds=10.0,
+        modalities=("logmel", "video_features"),
+        shapes={"logmel": (400, 64), "video_features": (10, 2048)},
+        bounds={"logmel": (-3.0, 3.0), "video_features": (0.0, 23.28)},
+    )
+    config = Universal(epochs=3, clips_per_step=8)
+    told = {"modality": "both", "norm": norm, "eps": eps, "config": config, "target": "a"}
+    run = robust.universal(victim, FeatureToys(16, 1), FeatureToys(16, 2), **told)
+    assert run.clean.score >= 0.9
+    # One perturbation moves all clips towards class a: those of b are lost, the other half cannot be.
+    assert run.robust.score == pytest.approx(0.5, abs=0.07)
+    assert run.random.score >= 0.9
+    for name in victim.spec.modalities:
+        assert run.result.delta[name].shape == victim.spec.shape(name)
+        assert run.result.realised[name] <= eps * (1 + 1e-6)
+    assert run.summary["audit"]["violations"] == 0
