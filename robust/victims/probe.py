@@ -53,7 +53,8 @@ def check_gradients(victim: nn.Module, spec: VictimSpec) -> None:
         silent -= {name for name, gradient in answers if gradient is not None and bool((gradient != 0).any())}
         if not silent:
             return
-    raise VictimError(f"The victim {spec.name!r} gives no gradient to {', '.join(sorted(silent))}. {EXPLANATION}")
+    missed = " and ".join(repr(name) for name in sorted(silent))
+    raise VictimError(f"The victim {spec.name!r} gives no gradient to {missed}. {EXPLANATION}")
 
 
 def _run(victim: nn.Module, spec: VictimSpec, inputs: dict[str, Tensor]) -> Tensor:

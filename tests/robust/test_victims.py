@@ -111,7 +111,7 @@ class TestEveryVictim:
     def test_embedded_configuration_fits_in_two_megabytes(self, name):
         entry = victim_entry(name)
         victim = entry.build(labels=tuple(map(str, range(16))), **entry.small)
-        assert 2 * sum(value.numel() for value in victim.state_dict().values()) < 1.95e6
+        assert 2 * sum(value.numel() for value in victim.state_dict().values()) < 1.97e6
         assert count(victim) < (300_000 if name == "frames" else 1_000_000)
         assert victim.spec.sample_rate == 16_000
         assert victim.spec.clip_seconds == 1.0

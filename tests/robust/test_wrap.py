@@ -146,6 +146,17 @@ def test_what_cannot_be_attacked_honestly_is_refused(module: nn.Module, options:
         wrap(module, **options)
 
 
+class Overwhelmed(Speaks):
+    """Every unit is off where the sound is loud, as happens to trained networks on noise."""
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.linear(audio) * (0.01 - audio.square().mean(dim=1, keepdim=True)).clamp_min(0)
+
+
+def test_a_victim_that_is_deaf_to_loud_noise_alone_is_taken() -> None:
+    assert wrap(Overwhelmed("tensor")).spec.labels == ("x", "y", "z")
+
+
 def test_two_modalities_reach_the_module_in_order() -> None:
     class Both(nn.Module):
         def forward(self, audio: Tensor, video: Tensor) -> Tensor:
