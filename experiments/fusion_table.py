@@ -31,7 +31,7 @@ def write_tables(out: Path, sets: list[str], radii: Radii) -> None:
     for data in sets:
         parts += [f"## {data}", clean_text(out, data)]
         parts += [robust_text(cells[(cells["data"] == data) & (cells["norm"] == norm)], norm) for norm in radii]
-        parts += [threshold_text(out, data), dominance_text(out, data)]
+        parts += [paired_text(out, data, radii), threshold_text(out, data), dominance_text(out, data)]
     write_atomically(out / "table.md", "\n\n".join(parts).encode())
 
 
@@ -109,6 +109,29 @@ def robust_text(cells: pd.DataFrame, norm: str) -> str:
         ]
         lines.append(f"| av-{meeting} | {' | '.join(shares)} |")
     return "\n".join(lines)
+
+
+def paired_text(out: Path, data: str, tried: Radii) -> str:
+    """A fused victim attacked in both senses against one sense alone, attacked in it; clip by clip."""
+    lines = [
+        "Both senses attacked, against one sense alone attacked at the same radius (paired by clip, p not corrected)",
+        "",
+        "| victim | norm | radius | against av-audio | against av-video |",
+        "|---|---|---|---|---|",
+    ]
+    for norm, radii in tried.items():
+        for radius in radii:
+            for meeting in TOGETHER:
+                fused = standing(out, data, f"{norm}-both-{meeting}", radius)
+                parts = [standing(out, data, f"{norm}-{part}-{part}", radius) for part in ("audio", "video")]
+                against = " | ".join(str(compare_accuracy(fused, part)) for part in parts)
+                lines.append(f"| av-{meeting} | {norm} | {radius:g} | {against} |")
+    return "\n".join(lines)
+
+
+def standing(out: Path, data: str, name: str, radius: float) -> NDArray[np.bool_]:
+    """(clips, seeds) whether a clip is right at first and no perturbation within `radius` was found to break it."""
+    return matrix(folders(out, data), name, "radius") > radius * (1 + 1e-9)
 
 
 def threshold_text(out: Path, data: str) -> str:

@@ -21,7 +21,7 @@ import typer
 import robust
 from attacks.supports import Support, octave_bands, thirds, time_windows
 from robust.atomic import write_atomically
-from robust.evaluation.occlusion import battery
+from robust.evaluation.occlusion import PATTERNS, Occlusion, battery
 from robust.threats import posed
 
 RADII = {"logmel": {"linf": 0.1, "l2": 1.0}, "audio": {"linf": 0.001, "l2": 0.05}}
@@ -52,8 +52,14 @@ def main(
         print(lines[-1], flush=True)
     lines += ["", "| condition | accuracy | change |", "|---|---|---|"]
     hidden, features = posed(victim, data, "logmel")
-    for condition in battery("logmel"):
-        found = robust.evaluate(hidden, features, condition)
+    frames = hidden.spec.shape("logmel")[0]
+    for condition in (*battery("logmel"), *battery("audio")):
+        if condition.modality == "logmel" and isinstance(condition, Occlusion):
+            if PATTERNS[condition.pattern].blocks > frames:
+                lines.append(f"| {condition.name} | blocks shorter than one of {frames} frames | |")
+                continue
+        asked = (hidden, features) if condition.modality == "logmel" else (victim, data)
+        found = robust.evaluate(*asked, condition)
         change = found.summary["difference"]
         shown = f"{100 * change['difference']:+.1f} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]"
         lines.append(f"| {condition.name} | {found.changed} | {shown} |")
