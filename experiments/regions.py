@@ -54,11 +54,12 @@ def main(
     hidden, features = posed(victim, data, "logmel")
     frames = hidden.spec.shape("logmel")[0]
     for condition in (*battery("logmel"), *battery("audio")):
-        if condition.modality == "logmel" and isinstance(condition, Occlusion):
-            if PATTERNS[condition.pattern].blocks > frames:
-                lines.append(f"| {condition.name} | blocks shorter than one of {frames} frames | |")
-                continue
-        asked = (hidden, features) if condition.modality == "logmel" else (victim, data)
+        on_features = condition.modality == "logmel"
+        blocks = PATTERNS[condition.pattern].blocks if isinstance(condition, Occlusion) else 1
+        if on_features and blocks > frames:
+            lines.append(f"| {condition.name} | blocks shorter than one of {frames} frames | |")
+            continue
+        asked = (hidden, features) if on_features else (victim, data)
         found = robust.evaluate(*asked, condition)
         change = found.summary["difference"]
         shown = f"{100 * change['difference']:+.1f} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]"

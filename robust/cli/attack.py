@@ -95,11 +95,11 @@ def attack(
     attacked = modality or victim.spec.modalities[0]
     if missing or swap or occlude:
         changed = _changed(victim, chosen, attacked, missing, fill, swap, occlude)
-        folder = out or _folder(changed.name, victim, chosen)
+        folder = out or _folder("evaluate", victim, chosen, changed.name)
         conditions.show(victim, chosen, changed, batch_size, seed, folder, resume, as_json)
         return
     allowed = threats.support(window, band, mels, victim.spec.sample_rate)
-    folder = out or _folder(f"attack-{norm}", victim, chosen)
+    folder = out or _folder("attack", victim, chosen, norm)
     run = api.attack(
         victim,
         chosen,
@@ -127,9 +127,9 @@ def attack(
         _show(run, groups, by)
 
 
-def _folder(what: str, victim: Victim, data: Dataset) -> Path:
+def _folder(what: str, victim: Victim, data: Dataset, how: str) -> Path:
     """Where a run goes unless told."""
-    return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{what}-{victim.spec.name}-{data.name}"
+    return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{what}-{victim.spec.name}-{data.name}-{how}"
 
 
 def _scale(text: str | None) -> dict[str, float] | None:
