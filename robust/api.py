@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -119,7 +119,7 @@ def attack(
     )
     victim, aligned = aligned_to(victim, data, threat.packing)
     aligned.read_all()
-    size = fitting_batch(victim, aligned) if batch_size == "auto" else _checked_batch(batch_size)
+    size = fitting_batch(victim, aligned) if batch_size == "auto" else checked_batch(batch_size)
     _check_condition(condition, aligned)
     manifest = make_manifest(victim, data, condition, seed, size, facts or {})
     with tempfile.TemporaryDirectory() as scratch:
@@ -211,14 +211,16 @@ def _check_condition(condition: Attack, data: AlignedData) -> None:
 
     batch = data.batch([0])
     for name, ball in condition.threat.items():
-        ball.around(batch.inputs[name], batch.valid.get(name))
+        kept = ball if condition.cut is None else replace(ball, support=condition.cut)
+        kept.around(batch.inputs[name], batch.valid.get(name))
     logits = torch.zeros(1, len(data.spec.labels))
     goal = condition.goal(batch.labels.clamp_min(0), logits)
     if condition.config.loss is not None:
         find_loss(condition.config.loss)(logits, goal)
 
 
-def _checked_batch(batch_size: int | str) -> int:
+def checked_batch(batch_size: int | str) -> int:
+    """A number of clips at once, from what the user gave."""
     try:
         size = int(batch_size)
     except ValueError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from attacks.gradients import Oracle, frozen
-from robust.api import fitting_batch, make_manifest
+from robust.api import checked_batch, fitting_batch, make_manifest
 from robust.evaluation import engine
 from robust.evaluation.condition_summary import condition_score, condition_summary, score_dict
 from robust.evaluation.conditions import Condition
@@ -54,7 +54,7 @@ def evaluate(
     data: Dataset,
     condition: Condition,
     *,
-    batch_size: int | None = None,
+    batch_size: int | str = "auto",
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -66,7 +66,7 @@ def evaluate(
         victim: From `load_victim` or `Victim.wrap`.
         data: From `load_data`.
         condition: E.g. `missing(victim, data, "video")`, `swap(...)`, `robust.evaluation.occlusion.Occlusion(...)`.
-        batch_size: Clips at once; fitted to their length when None.
+        batch_size: Clips at once; `auto` fits it to their length. Changes no result.
         seed: From which all randomness is derived.
         out: Run folder; records are kept in memory alone when None.
         resume: Go on with the run in `out`.
@@ -76,7 +76,7 @@ def evaluate(
         RobustError: For anything the caller can mend.
     """
     aligned = AlignedData(data, victim.spec)
-    size = batch_size or fitting_batch(victim, aligned)
+    size = fitting_batch(victim, aligned) if batch_size == "auto" else checked_batch(batch_size)
     _try_on_one(victim, aligned, condition, seed)
     manifest = make_manifest(victim, data, condition, seed, size, facts or {})
     with tempfile.TemporaryDirectory() as scratch:

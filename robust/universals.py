@@ -18,6 +18,7 @@ from attacks.supports import Support
 from attacks.threat import Ball
 from attacks.universal import Clips, Universal, UniversalResult, fit_universal, random_universal
 from robust.api import fitting_batch, make_manifest, target_index
+from robust.errors import StoreError
 from robust.evaluation.condition_summary import comparison_dict, condition_score, score_dict
 from robust.evaluation.conditions import Attack
 from robust.evaluation.engine import AlignedData, evaluate
@@ -98,6 +99,8 @@ def universal(
     """
     if modality == "joint":
         raise ThreatModelError("A universal perturbation has a budget for each modality; use 'both' for 'joint'.")
+    if out is not None and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+        raise StoreError(f"{out} holds something already; choose another --out.")  # before the fit, not after it
     own = victim
     victim, test = posed(own, test, modality)
     _, training = posed(own, training, modality)

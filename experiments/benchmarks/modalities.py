@@ -13,7 +13,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # a script beside its module
 
-import torch
 from speed import step_ratio
 
 import robust
@@ -45,5 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
     main()

@@ -77,6 +77,7 @@ def attack(
     from robust import api
     from robust.data import load_data, single_file
     from robust.evaluation.summary import check_group
+    from robust.threats import posed
     from robust.victims import load_victim
 
     if by is not None:
@@ -91,14 +92,17 @@ def attack(
         raise typer.BadParameter("--label goes with --audio")
     else:
         told = options.data_options(fold, data_option)
-        chosen = load_data(data, split=split, root=root, limit=1 if check else limit, **told)
+        chosen = load_data(data, split=split, root=root, limit=(2 if swap else 1) if check else limit, **told)
     attacked = modality or victim.spec.modalities[0]
     if missing or swap or occlude:
+        victim, chosen = posed(victim, chosen, missing or swap or attacked)
         changed = _changed(victim, chosen, attacked, missing, fill, swap, occlude)
         folder = out or _folder("evaluate", victim, chosen, changed.name)
         conditions.show(victim, chosen, changed, batch_size, seed, folder, resume, as_json)
         return
     allowed = threats.support(window, band, mels, victim.spec.sample_rate)
+    if (cut and allowed is None) or (rescale and not cut):
+        raise typer.BadParameter("--rescale goes with --cut, and --cut with --window, --band or --mels")
     folder = out or _folder("attack", victim, chosen, norm)
     run = api.attack(
         victim,

@@ -28,12 +28,8 @@ def show(
     from rich.console import Console
 
     from robust.change import evaluate
-    from robust.threats import posed
 
-    if getattr(condition, "modality", None) == "logmel":
-        victim, data = posed(victim, data, "logmel")
-    size = None if batch_size == "auto" else int(batch_size)
-    found = evaluate(victim, data, condition, batch_size=size, seed=seed, out=out, resume=resume)
+    found = evaluate(victim, data, condition, batch_size=batch_size, seed=seed, out=out, resume=resume)
     if as_json:
         print(json.dumps(found.summary, indent=2))
         return

@@ -28,10 +28,8 @@ from robust.data.audioset import read_classes
 from robust.data.recordings import WHOLE_BYTES, content_hash, total_bytes
 from robust.data.registry import register_data
 from robust.errors import DataError, unknown
+from robust.frontends.logmel import AUDIOSET_MEAN, AUDIOSET_STD
 from robust.types import Clip, Dataset, VictimSpec
-
-MEAN, STD = -27.248297, 37.681698
-"""Of AudioSetDoneRight's training features, in dB as 20 log10 of the mel power."""
 
 NORMALISE = {"off": None, "20log10": 1.0, "10log10": 2.0}
 """Decibels the log-mel is stored in -> the factor that takes it to 20 log10; `off` leaves it as it is."""
@@ -203,8 +201,8 @@ def audioset_features(
     root: Path | None,
     file: str | None = None,
     normalise: str = "off",
-    mean: float = MEAN,
-    std: float = STD,
+    mean: float = AUDIOSET_MEAN,
+    std: float = AUDIOSET_STD,
 ) -> Features:
     """Opens one split of AudioSet's features.
 

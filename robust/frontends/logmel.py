@@ -14,6 +14,9 @@ from torch.nn import functional
 
 from robust.errors import VictimError
 
+AUDIOSET_MEAN, AUDIOSET_STD = -27.248297, 37.681698
+"""Of 20 log10(mel power) over AudioSet's training clips, as AudioSetDoneRight normalises by them (methods.md 1.1)."""
+
 
 class LogMel(nn.Module):
     """Power spectrogram (periodic Hann window, centred frames, reflected edges), Slaney mel filters, 10 log10.

@@ -27,7 +27,8 @@ from robust.types import Inputs, Task, VictimSpec
 from robust.victims.attention import Transformer
 from robust.victims.audioset_done_right import DECISION_WEIGHT, build_author, load_upstream
 from robust.victims.base import Victim
-from robust.victims.hearing import Hearing, HearingSettings
+from robust.victims.cnn_transformer import CnnTransformerSettings
+from robust.victims.hearing import Hearing
 from robust.victims.pooling import FrameHead, mix_logits
 from robust.victims.registry import register
 from robust.victims.sight import normalised, visual_branch
@@ -48,16 +49,12 @@ SOUND_COLOURS, SLICE_STEPS = 2, 8
 
 
 @dataclass(frozen=True)
-class FusionSettings(HearingSettings):
-    """Configuration.
+class FusionSettings(CnnTransformerSettings):
+    """Configuration; the audio branch is that of `cnn-transformer`, and so are its settings.
 
     Attributes:
         meeting: A name from `MEETINGS`.
-        embedding: Size of a step's latent in every branch.
-        conv_layers, pool_layers: Of the audio trunk.
-        transformer_layers, heads: Of every transformer.
-        pooling: One of the five of `robust.victims.pooling`.
-        dropout: In the transformers and before the head, in training.
+        embedding, conv_layers: As there, small by default; every branch has latents of this size.
         sees: `frames`, `r2plus1d_18` or `features` (see `robust.victims.sight`).
         video_frames: Frames (or feature vectors) in a clip.
         video_size: Height and width of a frame (or length of a vector).
@@ -68,11 +65,6 @@ class FusionSettings(HearingSettings):
     meeting: str = "mid"
     embedding: int = 160
     conv_layers: int = 5
-    pool_layers: int = 5
-    transformer_layers: int = 2
-    heads: int = 8
-    pooling: str = "attention"
-    dropout: float = 0.1
     sees: str = "frames"
     video_frames: int = 8
     video_size: int = 32
@@ -127,7 +119,8 @@ class Fusion(Victim):
             self.video_head = FrameHead(width, len(labels), settings.pooling)
         self.frame_head = FrameHead(width, len(labels), settings.pooling)
         self.dropout = nn.Dropout(settings.dropout)
-        self.config = asdict(settings)
+        # A checkpoint holds these weights itself: it must not ask for the file they once came from.
+        self.config = {**asdict(settings), "video_weights": None}
 
     def embed(self, inputs: Inputs) -> dict[str, Tensor]:
         """(B, S, D) `audio` and `video` where they exist apart, and `fused`; see `head` for `av-decision`."""

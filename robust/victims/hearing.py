@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robust.errors import VictimError, unknown
-from robust.frontends.logmel import LogMel
+from robust.frontends.logmel import AUDIOSET_MEAN, AUDIOSET_STD, LogMel
 from robust.frontends.specaugment import SpecAugment
 from robust.types import DEFAULT_BOUNDS
 
-MEAN, STANDARD_DEVIATION = -27.248297, 37.681698
-"""Of 20 log10(mel power) over AudioSet; the author's features carry that factor 20 for 10."""
 LOGMEL_BOUNDS = (-3.0, 3.0)
 """Range of normalised features: -100 dB, the floor of the front end, is -2.29; full scale stays below 1.5."""
 INPUTS = ("audio", "logmel")
@@ -74,7 +72,7 @@ class Hearing(nn.Module):
     def features(self, audio: Tensor) -> Tensor:
         """Normalised features (B, T // hop_length, n_mels) of a waveform (B, T)."""
         decibels = self.log_mel(audio)[:, : audio.shape[1] // self.hop_length]
-        normalised: Tensor = (2 * decibels - MEAN) / (2 * STANDARD_DEVIATION)
+        normalised: Tensor = (2 * decibels - AUDIOSET_MEAN) / (2 * AUDIOSET_STD)
         return normalised
 
     def forward(self, heard: Tensor) -> Tensor:

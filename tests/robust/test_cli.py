@@ -436,6 +436,7 @@ AV = ("attack", "--model", "av-mid", "--data", "events", "--limit", "6", "--step
         (("--modality", "logmel", "--mels", "0:20"), "threat   logmel linf 0.1"),
         (("--missing", "video", "--fill", "mean"), "missing-video-mean"),
         (("--swap", "audio"), "decides"),
+        (("--missing", "logmel", "--fill", "mean"), "missing-logmel-mean"),
         (("--occlude", "first-half"), "occlusion-audio-first-half"),
     ],
 )
@@ -459,6 +460,10 @@ def test_threats_over_modalities(run: Run, tmp_path: Path, options: tuple[str, .
         (("--missing", "smell"), "video"),
         (("--missing", "video", "--fill", "noise"), "silence"),
         (("--occlude", "half"), "first-half"),
+        (("--swap", "video", "--batch-size", "many"), "batch size"),
+        (("--cut",), "--window"),
+        (("--rescale", "--window", "0:0.5"), "--cut"),
+        (("--cut", "--mels", "0:20"), "FrequencyBand"),
         (("--success", "top-gone"), "one label"),
     ],
 )
@@ -510,3 +515,19 @@ def test_mistakes_in_settings(run: Run, tmp_path: Path, words: tuple[str, ...], 
     assert code == 2
     assert said in errors
     assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_swap_has_a_smoke_run(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("attack", "--model", "av-mid", "--swap", "video", "--check", "--out", str(tmp_path / "run"))
+    assert code == 0
+    assert "2 clips" in out
+
+
+def test_universal_refuses_a_full_folder_before_it_fits(run: Run, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "note.txt").write_text("mine")
+    code, _, errors = run("universal", "--model", "av-audio", "--check", "--out", str(taken))
+    assert code == 2
+    assert "holds something already" in errors
+    assert [path.name for path in taken.iterdir()] == ["note.txt"]

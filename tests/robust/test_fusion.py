@@ -171,3 +171,7 @@ def test_what_cannot_be_built_is_refused(config, message):
 def test_clips_too_short_for_the_pools_are_refused():
     with pytest.raises(VictimError, match="too short"):
         ConvTrunk(32, 5, 5)(torch.zeros(1, 1, 3, 64))
+
+
+def test_a_checkpoint_does_not_ask_for_the_file_its_weights_came_from():
+    assert tiny("mid", video_weights="elsewhere.pth").config["video_weights"] is None
