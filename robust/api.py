@@ -20,10 +20,11 @@ from attacks.gradients import frozen
 from attacks.joint import Packing, packed_victim
 from attacks.pgd import PGD
 from attacks.supports import Support
+from robust.atomic import Folder, open_folder
 from robust.errors import DataError
 from robust.evaluation.checks import Check, Subject, run_checks
 from robust.evaluation.condition_summary import multilabel_tables
-from robust.evaluation.conditions import Attack, Condition
+from robust.evaluation.conditions import Attack
 from robust.evaluation.engine import AlignedData, JointData, evaluate
 from robust.evaluation.listening import save_triples
 from robust.evaluation.store import Store, git_revision, versions
@@ -72,7 +73,7 @@ def attack(
     success: str | None = None,
     batch_size: int | str = "auto",
     seed: int = 0,
-    out: str | Path | None = None,
+    out: str | Folder | None = None,
     resume: bool = False,
     checks: bool = True,
     facts: Mapping[str, Any] | None = None,
@@ -121,9 +122,9 @@ def attack(
     aligned.read_all()
     size = fitting_batch(victim, aligned) if batch_size == "auto" else checked_batch(batch_size)
     _check_condition(condition, aligned)
-    manifest = make_manifest(victim, data, condition, seed, size, facts or {})
+    manifest = make_manifest(victim, data, condition.describe(), seed, size, facts or {})
     with tempfile.TemporaryDirectory() as scratch:
-        store = Store.open(Path(out) if out is not None else Path(scratch) / "run", manifest, resume=resume)
+        store = Store.open(open_folder(out) if out is not None else Path(scratch) / "run", manifest, resume=resume)
         started = time.monotonic()
         evaluate(victim, aligned, condition, store, batch_size=size, seed=seed)
         seconds = time.monotonic() - started
@@ -177,14 +178,14 @@ def fitting_batch(victim: Victim, data: AlignedData) -> int:
 
 
 def make_manifest(
-    victim: Victim, data: Dataset, condition: Condition, seed: int, batch_size: int, facts: Mapping[str, Any]
+    victim: Victim, data: Dataset, described: Mapping[str, Any], seed: int, batch_size: int, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All that is needed to repeat a run."""
+    """All that is needed to repeat a run; `described` is what a condition's `describe()` says."""
     return {
         "victim": {"name": victim.spec.name, "config": victim.config, "labels": list(victim.spec.labels)},
         "weights": weights_hash(victim),
         "data": {"name": data.name, "split": data.split, "clips": len(data), "fingerprint": data.fingerprint()},
-        **condition.describe(),
+        **described,
         "seed": seed,
         "batch_size": batch_size,
         "device": str(next((parameter.device for parameter in victim.parameters()), "cpu")),
@@ -246,7 +247,7 @@ def _subject(
 
 def _listen(
     store: Store, victim: Victim, data: AlignedData, condition: Attack, records: pd.DataFrame, seed: int
-) -> list[Path]:
+) -> list[Folder]:
     """Saves recordings to listen to."""
     with frozen(victim):
         return save_triples(store.folder, victim, data, condition, records, seed)

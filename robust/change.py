@@ -12,6 +12,7 @@ import torch
 
 from attacks.gradients import Oracle, frozen
 from robust.api import checked_batch, fitting_batch, make_manifest
+from robust.atomic import Folder, open_folder
 from robust.evaluation import engine
 from robust.evaluation.condition_summary import condition_score, condition_summary, score_dict
 from robust.evaluation.conditions import Condition
@@ -56,7 +57,7 @@ def evaluate(
     *,
     batch_size: int | str = "auto",
     seed: int = 0,
-    out: str | Path | None = None,
+    out: str | Folder | None = None,
     resume: bool = False,
     facts: Mapping[str, Any] | None = None,
 ) -> Evaluation:
@@ -78,9 +79,9 @@ def evaluate(
     aligned = AlignedData(data, victim.spec)
     size = fitting_batch(victim, aligned) if batch_size == "auto" else checked_batch(batch_size)
     _try_on_one(victim, aligned, condition, seed)
-    manifest = make_manifest(victim, data, condition, seed, size, facts or {})
+    manifest = make_manifest(victim, data, condition.describe(), seed, size, facts or {})
     with tempfile.TemporaryDirectory() as scratch:
-        store = Store.open(Path(out) if out is not None else Path(scratch) / "run", manifest, resume=resume)
+        store = Store.open(open_folder(out) if out is not None else Path(scratch) / "run", manifest, resume=resume)
         engine.evaluate(victim, aligned, condition, store, batch_size=size, seed=seed)
         records = store.records()
         told = {

@@ -1,76 +1,39 @@
-"""A whole robustness curve in one search: `robust.curve(victim, data, eps=robust.geomspace(1e-5, 1e-2, 20))`."""
+"""A whole robustness curve in one call: `robust.curve(victim, data, norm="linf")`, against attacks, noise or rooms."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from attacks.gradients import frozen
-from attacks.minimal import minimal_scale
+from attacks.errors import ThreatModelError, unknown
+from attacks.joint import JOINT
 from attacks.pgd import PGD
-from robust.api import aligned_to, fitting_batch
-from robust.errors import DataError
-from robust.evaluation.conditions import Attack
-from robust.evaluation.progress import track
-from robust.evaluation.seeds import generators_for
-from robust.metrics.classification import wilson
-from robust.threats import posed, threat_model
+from attacks.threat import Unit
+from robust.api import aligned_to, checked_batch, fitting_batch, make_config, make_manifest
+from robust.atomic import Folder, open_folder
+from robust.evaluation.condition_summary import condition_score
+from robust.evaluation.conditions import Attack, Condition
+from robust.evaluation.curve_summary import Curve, from_scales, from_scores
+from robust.evaluation.engine import AlignedData, evaluate
+from robust.evaluation.radius_search import RadiusSearch, shares
+from robust.evaluation.store import Store
+from robust.evaluation.summary import clean_score, robust_score
+from robust.evaluation.sweeps import find_sweep
+from robust.threats import BOTH, DEFAULT_EPS, ThreatModel, posed, threat_model
 from robust.types import Dataset
 from robust.victims.base import Victim
 
-
-@dataclass(frozen=True)
-class Curve:
-    """Robust accuracy against radius.
-
-    Attributes:
-        radii: (G,) ascending radii, in input units.
-        scores: (G,) share of clips that no perturbation found breaks.
-        low, high: (G,) ends of Wilson's 95 % intervals.
-        clean: Score at radius 0.
-        smallest: (N,) smallest breaking radius found for each clip, at the resolution of `radii`; 0 where the clip is
-            wrong at first, infinite where none was found.
-        backwards_per_clip: Mean number of gradients spent on a clip.
-        norm: Of the radii.
-        victim: Name of the victim.
-    """
-
-    radii: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    clean: float
-    smallest: NDArray[np.float64]
-    backwards_per_clip: float
-    norm: str
-    victim: str
-
-    @property
-    def auc(self) -> float:
-        """Mean robust score over log radius, between the first and the last radius; 0 to 1."""
-        if len(self.radii) == 1:
-            return float(self.scores[0])
-        place = np.log(self.radii)
-        return float(np.trapezoid(self.scores, place) / (place[-1] - place[0]))
-
-    @property
-    def radius_half(self) -> float:
-        """Median of the smallest breaking radii: half of all clips break within it."""
-        return float(np.median(self.smallest))
-
-    def plot(self, path: str | Path) -> None:
-        """Draws the curve with its band into `path` (`.pdf`, `.png` or `.svg`)."""
-        from robust.plots.curve import draw_curve, save_figure
-
-        figure = draw_curve(
-            self.radii, self.scores, self.low, self.high, clean=self.clean, norm=self.norm, label=self.victim
-        )
-        save_figure(figure, Path(path))
+ATTACK = "attack"
+NORMS: Mapping[str, str] = {"linf": "$L_\\infty$ radius", "l2": "$L_2$ radius", "l1": "$L_1$ radius", "snr": "SNR"}
+"""Names of attacked axes and what they are called in pictures; `snr` is an L2 ball of a size set by each clip."""
+USUAL_SNR_DB = tuple(np.linspace(80.0, 0.0, 17).tolist())
+SPAN, COUNT = 100.0, 20
+"""Without radii: so far to either side of the usual radius, and so many."""
 
 
 def geomspace(low: float, high: float, count: int) -> NDArray[np.float64]:
@@ -83,64 +46,192 @@ def curve(
     data: Dataset,
     *,
     norm: str = "linf",
-    eps: Sequence[float] | NDArray[np.float64],
+    eps: Sequence[float] | NDArray[np.float64] | None = None,
+    unit: Unit = "amplitude",
     modality: str = "audio",
+    scale: Mapping[str, float] | None = None,
+    against: str = ATTACK,
     config: PGD | None = None,
-    batch_size: int | None = None,
+    threshold: float = 0.5,
+    batch_size: int | str | None = None,
     seed: int = 0,
+    out: str | Folder | None = None,
+    resume: bool = False,
+    facts: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Curve:
-    """Finds between which of the radii each clip breaks, bisecting over all of them at once.
+    """Score against how hard the test is.
+
+    Against attacks with one label a clip the radius that breaks each clip is found by bisecting over all levels at once
+    (`attacks.minimal`), which costs about log2(G) attacks; with many labels a clip, and against noise and rooms, every
+    level is measured anew.
 
     Args:
-        victim: A multiclass victim.
+        victim: From `load_victim` or `Victim.wrap`.
         data: From `load_data`.
-        norm: `linf`, `l2` or `l1`.
-        eps: Ascending radii in input units.
-        modality: Which input is attacked, as in `robust.attack`; with `both` each has the same radius.
-        config: Settings of each run.
-        batch_size: Clips at once; fitted to their length when None.
+        norm: Of the attack: `linf`, `l2`, `l1`, or `snr`: an L2 ball of the size that leaves this SNR of each clip.
+        eps: Levels from easy to hard: radii ascending, SNRs in dB descending; usual ones when None.
+        unit: Of the radii.
+        modality: Which input is attacked, as in `robust.attack`.
+        scale: With `both` and `joint`: modality -> how many of its units go with one unit of the radius; 1 if absent.
+        against: `attack`, or a sweep: `noise` (white, by SNR in dB), `rt60` (rooms, by reverberation time in seconds).
+        config: Settings of each run of PGD; or give them singly as `settings`.
+        threshold: Score of which the summary tells at which level it is lost.
+        batch_size: Clips at once; fitted to their length when None. Changes no result.
         seed: From which all randomness is derived.
+        out: Run folder with records and summary; nothing is kept when None.
+        resume: Go on with the run in `out`.
+        facts: More entries for the manifest.
+        **settings: Settings of PGD by name.
+
+    Raises:
+        RobustError: For anything the caller can mend.
     """
-    if victim.spec.task != "multiclass":
-        raise DataError("A curve by bisection needs one label a clip; attack a multilabel victim radius by radius.")
-    radii = torch.from_numpy(np.array(eps, dtype=np.float64))
+    if not 0 < threshold < 1:
+        raise ThreatModelError(f"The threshold is a score between 0 and 1; given {threshold}.")
+    chosen = config or make_config(settings)
     victim, data = posed(victim, data, modality)
-    threat = threat_model(victim, modality, norm, 1.0)
-    condition = Attack(threat.balls, config or PGD(), name="curve", packing=threat.packing)
-    victim, aligned = aligned_to(victim, data, threat.packing)
-    widest = threat_model(victim, modality, norm, float(radii.max())).balls
-    first_clip = aligned.batch([0])
-    for name, ball in widest.items():
-        ball.around(first_clip.inputs[name])
-    size = batch_size or fitting_batch(victim, aligned)
-    device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
-    smallest, spent = [], 0
-    with frozen(victim):
-        for first in track(range(0, len(aligned), size), f"{norm} curve"):
-            batch = aligned.batch(range(first, min(first + size, len(aligned)))).to(device)
-            found = minimal_scale(
-                victim,
-                batch.inputs,
-                condition.goal(batch.labels),
-                condition.threat,
-                config=condition.config,
-                grid=radii,
-                valid=batch.valid,
-                generators=generators_for(seed, batch.ids, condition.name),
-            )
-            smallest.append(found.scale.cpu())
-            spent += int(found.backwards.sum())
-    radius = torch.cat(smallest)
-    standing = (radius[None] > radii[:, None] * (1 + 1e-9)).sum(dim=1).tolist()
-    ends = np.array([wilson(count, len(radius)) for count in standing])
-    return Curve(
-        radii=radii.numpy(),
-        scores=np.array(standing) / len(radius),
-        low=ends[:, 0],
-        high=ends[:, 1],
-        clean=float((radius > 0).double().mean()),
-        smallest=radius.numpy(),
-        backwards_per_clip=spent / len(radius),
-        norm=norm,
-        victim=victim.spec.name,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "run" if out is None else open_folder(out)
+        run = _Run(victim, data, folder, resume, batch_size, seed, facts or {})
+        if against == ATTACK:
+            levels, unit = attack_levels(norm, eps, unit, modality)
+            threat = _threat(victim, norm, levels[-1], unit, modality, scale)
+            axis = attack_axis(norm, modality, unit)
+            if victim.spec.task == "multiclass":
+                found = run.search(Attack(threat.balls, chosen, packing=threat.packing), levels, axis)
+            else:
+                threats = [_threat(victim, norm, level, unit, modality, scale) for level in levels]
+                found = run.sweep([Attack(each.balls, chosen, packing=each.packing) for each in threats], levels, axis)
+        else:
+            sweep = find_sweep(against)
+            levels = list(sweep.usual) if eps is None else [float(level) for level in eps]
+            _check_order(levels, falling=sweep.axis["harder"] == "down")
+            axis = {**sweep.axis, "modality": modality}
+            found = run.sweep([sweep.condition(level, modality) for level in levels], levels, axis)
+        if out is not None:
+            told = {
+                "kind": "curve",
+                "data": run.data_told(),
+                "task": victim.spec.task,
+                "seed": seed,
+                "run": str(folder),
+            }
+            Store.read(folder).write_summary({**told, **found.summary(threshold)})
+    return found
+
+
+def attack_levels(
+    norm: str, eps: Sequence[float] | NDArray[np.float64] | None, unit: Unit, modality: str
+) -> tuple[list[float], Unit]:
+    """The levels of an attacked axis and their unit; usual ones where none are given."""
+    if norm not in NORMS:
+        raise ThreatModelError(unknown("norm", norm, NORMS))
+    if norm == "snr":
+        return (list(USUAL_SNR_DB) if eps is None else [float(level) for level in eps]), "snr_db"
+    if eps is not None:
+        return [float(level) for level in eps], unit
+    if unit != "amplitude":
+        raise ThreatModelError(f"There are no usual radii in {unit}; give them with --eps.")
+    usual = DEFAULT_EPS["audio" if modality == BOTH else modality][norm]
+    return geomspace(usual / SPAN, min(usual * SPAN, 1.0) if norm == "linf" else usual * SPAN, COUNT).tolist(), unit
+
+
+def attack_axis(norm: str, modality: str, unit: Unit) -> dict[str, Any]:
+    """What the levels of an attack are; see `Curve.axis`."""
+    units = {"amplitude": "full scale = 1", "dbfs": "dBFS", "lsb16": "steps of 16 bit", "snr_db": "dB"}
+    told = units.get(unit, "steps of 8 bit")
+    return {
+        "name": norm,
+        "modality": modality,
+        "unit": unit,
+        "label": f"{NORMS[norm]} ({told})",
+        "log": unit not in ("dbfs", "snr_db"),
+        "harder": "down" if unit == "snr_db" else "up",
+    }
+
+
+def _threat(
+    victim: Victim, norm: str, level: float, unit: Unit, modality: str, scale: Mapping[str, float] | None
+) -> ThreatModel:
+    """The budget of one level."""
+    lp = "l2" if norm == "snr" else norm
+    if modality == JOINT:
+        return threat_model(victim, modality, lp, level, unit, scale=scale)
+    if scale is None:
+        return threat_model(victim, modality, lp, level, unit)
+    if modality != BOTH or unit in ("dbfs", "snr_db"):
+        raise ThreatModelError("Scales say how radii of two modalities go together; give them with both or joint.")
+    for name in scale:
+        if name not in victim.spec.modalities:
+            raise ThreatModelError(unknown("modality", name, victim.spec.modalities))
+    eps = {name: level * scale.get(name, 1.0) for name in victim.spec.modalities}
+    return threat_model(victim, modality, lp, eps, unit)
+
+
+def _check_order(levels: Sequence[float], *, falling: bool) -> None:
+    steps = np.diff(levels) * (-1 if falling else 1)
+    if len(levels) == 0 or not np.isfinite(levels).all() or (steps <= 0).any():
+        way = "descending (harder is lower)" if falling else "ascending"
+        raise ThreatModelError(f"The levels must be finite and {way}, each given once; given {list(levels)}.")
+
+
+class _Run:
+    """What all curves of one call have in common."""
+
+    def __init__(
+        self,
+        victim: Victim,
+        data: Dataset,
+        folder: Folder,
+        resume: bool,
+        batch_size: int | str | None,
+        seed: int,
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.victim, self.data, self.folder, self.resume = victim, data, folder, resume
+        self.seed, self.facts = seed, facts
+        fitted = batch_size is None or batch_size == "auto"
+        self.size = None if fitted else checked_batch(batch_size or 0)
+
+    def data_told(self) -> dict[str, Any]:
+        return {"name": self.data.name, "split": self.data.split, "fingerprint": self.data.fingerprint()}
+
+    def search(self, attack: Attack, levels: Sequence[float], axis: Mapping[str, Any]) -> Curve:
+        """One bisection over all levels."""
+        condition = RadiusSearch(attack, tuple(shares(levels, axis["unit"]).tolist()))
+        victim, aligned = aligned_to(self.victim, self.data, attack.packing)
+        first = aligned.batch([0])
+        for name, ball in attack.threat.items():
+            ball.around(first.inputs[name], first.valid.get(name))  # a radius beyond the data range is refused now
+        store = self._store(self.folder, victim, condition, aligned, {"levels": list(levels), "axis": dict(axis)})
+        self._evaluate(victim, aligned, condition, store)
+        return from_scales(store.records(), condition.grid, levels, self.victim.spec.name, axis)
+
+    def sweep(self, conditions: Sequence[Condition], levels: Sequence[float], axis: Mapping[str, Any]) -> Curve:
+        """One evaluation for each level."""
+        task, scores, backwards = self.victim.spec.task, [], 0.0
+        packing = getattr(conditions[0], "packing", None)
+        victim, aligned = aligned_to(self.victim, self.data, packing)
+        told = {"levels": list(levels), "axis": dict(axis)}
+        self._store(self.folder, victim, conditions[-1], aligned, told)
+        for place, condition in enumerate(conditions):
+            folder = self.folder / "levels" / f"{place:02d}"
+            store = self._store(folder, victim, condition, aligned, {"level": levels[place]})
+            self._evaluate(victim, aligned, condition, store)
+            records = store.records()
+            attacked = isinstance(condition, Attack)
+            scores.append(robust_score(records, task) if attacked else condition_score(records, task))
+            backwards += float(records["backwards"].mean()) if attacked else 0.0
+        return from_scores(scores, clean_score(records, task), levels, self.victim.spec.name, axis, backwards)
+
+    def _store(
+        self, folder: Folder, victim: Victim, condition: Condition, aligned: AlignedData, told: Mapping[str, Any]
+    ) -> Store:
+        size = self.size or fitting_batch(victim, aligned)
+        manifest = make_manifest(victim, self.data, condition.describe(), self.seed, size, {**told, **self.facts})
+        return Store.open(folder, manifest, resume=self.resume)
+
+    def _evaluate(self, victim: Victim, aligned: AlignedData, condition: Condition, store: Store) -> None:
+        size = self.size or fitting_batch(victim, aligned)
+        evaluate(victim, aligned, condition, store, batch_size=size, seed=self.seed)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
 from attacks.audit import ORDERS, Norm
 from attacks.errors import ThreatModelError, unknown
 from attacks.joint import JOINT, Packing
-from attacks.supports import Support
+from attacks.supports import Both, FrequencyBand, MelBand, Support, TimeWindow
 from attacks.threat import Ball, Unit
 from robust.errors import VictimError
 from robust.types import Dataset
@@ -82,6 +82,31 @@ def threat_model(
         for name in attacked
     }
     return ThreatModel(balls)
+
+
+def make_support(
+    sample_rate: int,
+    *,
+    window: Sequence[float] | None = None,
+    band: Sequence[float] | None = None,
+    mels: Sequence[float] | None = None,
+) -> Support | None:
+    """Where a perturbation may live: in all of what is given together; None for everywhere.
+
+    Args:
+        sample_rate: Of the sound, in Hz.
+        window: First and last share of the clip.
+        band: Lowest and highest frequency, in Hz.
+        mels: First and last mel band.
+    """
+    parts: list[Support] = []
+    if window is not None:
+        parts.append(TimeWindow(window[0], window[1]))
+    if band is not None:
+        parts.append(FrequencyBand(band[0], band[1], sample_rate))
+    if mels is not None:
+        parts.append(MelBand(int(mels[0]), int(mels[1])))
+    return parts[0] if len(parts) == 1 else Both(tuple(parts)) if parts else None
 
 
 def make_ball(victim: Victim, modality: str, norm: str, eps: float | None, unit: str) -> Ball:

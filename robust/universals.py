@@ -18,6 +18,7 @@ from attacks.supports import Support
 from attacks.threat import Ball
 from attacks.universal import Clips, Universal, UniversalResult, fit_universal, random_universal
 from robust.api import fitting_batch, make_manifest, target_index
+from robust.atomic import Folder, open_folder
 from robust.errors import StoreError
 from robust.evaluation.condition_summary import comparison_dict, condition_score, score_dict
 from robust.evaluation.conditions import Attack
@@ -72,7 +73,7 @@ def universal(
     legacy: Legacy | None = None,
     batch_size: int | None = None,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: str | Folder | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> UniversalRun:
     """Fits a universal perturbation and says what it does to clips it never saw.
@@ -99,7 +100,7 @@ def universal(
     """
     if modality == "joint":
         raise ThreatModelError("A universal perturbation has a budget for each modality; use 'both' for 'joint'.")
-    if out is not None and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+    if out is not None and (there := open_folder(out)).exists() and (not there.is_dir() or any(there.iterdir())):
         raise StoreError(f"{out} holds something already; choose another --out.")  # before the fit, not after it
     own = victim
     victim, test = posed(own, test, modality)
@@ -128,9 +129,9 @@ def universal(
         "universal": SharedPerturbation(result.delta, threat, "universal", result.legacy),
         "random": SharedPerturbation(_noise(victim, threat, seed), threat, "random"),
     }
-    manifest = make_manifest(victim, test, conditions["universal"], seed, size, facts or {})
+    manifest = make_manifest(victim, test, conditions["universal"].describe(), seed, size, facts or {})
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(out) if out is not None else Path(scratch) / "run"
+        folder = open_folder(out) if out is not None else Path(scratch) / "run"
         records = {}
         for name, condition in conditions.items():
             store = Store.open(folder / name, {**manifest, **condition.describe()})
@@ -167,6 +168,7 @@ def _summary(
     task, found = victim.spec.task, records["universal"]
     ratios = [float(found[column].max()) for column in found if column.startswith("ratio_")]
     return {
+        "kind": "universal",
         "victim": victim.spec.name,
         "data": {"name": test.name, "split": test.split, "fingerprint": test.fingerprint()},
         "fitted_on": {"split": training.split, "clips": len(training), "fingerprint": training.fingerprint()},
@@ -188,7 +190,7 @@ def _summary(
     }
 
 
-def _save(folder: Path, result: UniversalResult, summary: Mapping[str, Any]) -> None:
+def _save(folder: Folder, result: UniversalResult, summary: Mapping[str, Any]) -> None:
     import json
 
     from safetensors.torch import save

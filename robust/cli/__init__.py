@@ -8,8 +8,10 @@ import warnings
 import typer
 
 from robust.cli.attack import attack
+from robust.cli.curve import curve
 from robust.cli.doctor import doctor
 from robust.cli.listing import data, victims
+from robust.cli.study import study
 from robust.cli.thresholds import thresholds
 from robust.cli.train import train
 from robust.cli.universal import universal
@@ -23,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (attack, universal, thresholds, train, victims, data, doctor):
+for command in (attack, curve, study, universal, thresholds, train, victims, data, doctor):
     app.command()(command)
 
 

@@ -43,19 +43,28 @@ def words_by_modality(text: str) -> str | dict[str, str]:
     return dict(pair.partition("=")[::2] for pair in text.split(","))
 
 
+def levels(text: str, option: str) -> list[float]:
+    """`1e-4:1e-1:20` (evenly in the logarithm upwards, in equal steps downwards) or `0.1,0.2,0.5`."""
+    from robust.evaluation.curve_summary import level_range
+
+    parts = text.split(":")
+    if len(parts) == 1:
+        return [_number(part, option) for part in text.split(",")]
+    if len(parts) != 3 or not parts[2].isdigit() or int(parts[2]) < 1:
+        raise typer.BadParameter(f"{option} takes first:last:count, e.g. 1e-4:1e-1:20, or a,b,c; given {text!r}")
+    return level_range(_number(parts[0], option), _number(parts[1], option), int(parts[2]))
+
+
 def support(window: str | None, band: str | None, mels: str | None, sample_rate: int) -> Support | None:
     """What --window, --band and --mels allow together; None for everything."""
-    from attacks.supports import Both, FrequencyBand, MelBand, TimeWindow
+    from robust.threats import make_support
 
-    parts: list[Support] = []
-    if window is not None:
-        parts.append(TimeWindow(*_ends(window, "--window")))
-    if band is not None:
-        parts.append(FrequencyBand(*_ends(band, "--band"), sample_rate))
-    if mels is not None:
-        first, last = _ends(mels, "--mels")
-        parts.append(MelBand(int(first), int(last)))
-    return parts[0] if len(parts) == 1 else Both(tuple(parts)) if parts else None
+    return make_support(
+        sample_rate,
+        window=None if window is None else _ends(window, "--window"),
+        band=None if band is None else _ends(band, "--band"),
+        mels=None if mels is None else _ends(mels, "--mels"),
+    )
 
 
 def _ends(text: str, option: str) -> tuple[float, float]:

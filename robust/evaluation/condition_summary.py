@@ -44,6 +44,7 @@ def condition_summary(records: pd.DataFrame, task: Task, facts: Mapping[str, Any
         labels `multilabel`: mAUC and d' of both.
     """
     told: dict[str, Any] = {
+        "kind": "change",
         **facts,
         "clips": len(records),
         "task": task,

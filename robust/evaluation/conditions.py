@@ -194,11 +194,20 @@ def described(ball: Ball) -> dict[str, Any]:
 
 def audited(threat: Mapping[str, Ball], batch: Batch, inputs: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     """Columns of realised sizes by modality, measured anew from what a condition returned."""
+    return audited_within(threat, batch, inputs, torch.ones(len(batch), dtype=torch.float64))
+
+
+def audited_within(
+    threat: Mapping[str, Ball], batch: Batch, inputs: Mapping[str, Tensor], scale: Tensor
+) -> dict[str, list[Any]]:
+    """The same against `scale` (B,) times each budget."""
     columns: dict[str, list[Any]] = {}
     violated = torch.zeros(len(batch), dtype=torch.bool)
     reasons: set[str] = set()
     for name, ball in threat.items():
-        region = ball.around(batch.inputs[name], batch.valid.get(name))
+        valid = batch.valid.get(name)
+        radius = ball.radius_amplitude(batch.inputs[name], valid)
+        region = ball.region(batch.inputs[name], valid, radius * scale.to(radius))
         found = region.audit(inputs[name])
         for size in ("linf", "l2", "l1", "snr_db", "ratio"):
             columns[f"{size}_{name}"] = getattr(found, size).cpu().tolist()

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robust.errors import StoreError
-from robust.metrics.classification import wilson
+from robust.metrics.classification import Z95, wilson
 from robust.metrics.multilabel import Ranking, bootstrap_weights, percentile_interval
 from robust.types import Task
 
@@ -151,12 +151,13 @@ def sign_flip_p(gains: NDArray[np.int64]) -> float:
     return min(1.0, float(chances[reached].sum()))
 
 
-def newcombe_interval(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> tuple[float, float]:
-    """95 % interval of the difference of two paired proportions: Newcombe 1998, method 10; (-1, 1) for no clips.
+def newcombe_interval(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_], z: float = Z95) -> tuple[float, float]:
+    """Interval of the difference of two paired proportions: Newcombe 1998, method 10; (-1, 1) for no clips.
 
     Args:
         right_a: (N,) bool.
         right_b: (N,) bool.
+        z: Quantile of the normal distribution; of a 95 % interval if absent.
     """
     count = len(right_a)
     if count == 0:
@@ -164,7 +165,7 @@ def newcombe_interval(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) ->
     a, b = int(right_a.sum()), int(right_b.sum())
     both = int((right_a & right_b).sum())
     neither = count - a - b + both
-    (low_a, high_a), (low_b, high_b) = wilson(a, count), wilson(b, count)
+    (low_a, high_a), (low_b, high_b) = wilson(a, count, z), wilson(b, count, z)
     share_a, share_b = a / count, b / count
     spread = math.sqrt(a * (count - a) * b * (count - b))
     cross = float(both * neither - (a - both) * (b - both))
@@ -175,6 +176,22 @@ def newcombe_interval(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) ->
     down, up = (math.sqrt(x * x - 2 * correlation * x * y + y * y) for x, y in (below, above))
     difference = share_a - share_b
     return max(difference - down, -1.0), min(difference + up, 1.0)
+
+
+def newcombe_p(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_], margin: float) -> float:
+    """Two-sided p-value of the difference being `margin`: that of the interval which just reaches it."""
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    difference = float(right_a.mean() - right_b.mean()) if len(right_a) else 0.0
+    end = 0 if difference > margin else 1
+
+    def beyond(z: float) -> float:
+        return newcombe_interval(right_a, right_b, z)[end] - margin
+
+    if beyond(1e-6) * beyond(40.0) >= 0:  # the estimate is the margin, or the margin is outside of [-1, 1]
+        return 1.0 if abs(difference - margin) < 1e-3 else 0.0
+    return float(2 * norm.sf(brentq(beyond, 1e-6, 40.0)))
 
 
 def _compare_map(rankings: Sequence[tuple[Ranking, Ranking]], resamples: int, seed: int) -> Comparison:

@@ -5,7 +5,8 @@
     RUN/summary.json             scores and checks, once the run is complete
     RUN/audio/*.wav              original, adversarial and difference triples
 
-A part that exists is finished; an interrupted run resumes with the clips that no part holds.
+The folder lies on this machine or behind any address that fsspec knows. A part that exists is finished; an
+interrupted run resumes with the clips that no part holds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robust.atomic import write_atomically
+from robust.atomic import Folder, open_folder, write_atomically
 from robust.errors import StoreError
 
 if TYPE_CHECKING:
@@ -32,17 +33,18 @@ RESUMABLE_DIFFERENCES = ("batch_size", "device", "created", "command", "versions
 class Store:
     """One run folder; make it with `Store.open`."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, folder: Folder, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
 
     @classmethod
-    def open(cls, folder: Path, manifest: Mapping[str, Any], *, resume: bool = False) -> Store:
+    def open(cls, folder: Folder | str, manifest: Mapping[str, Any], *, resume: bool = False) -> Store:
         """Begins a run in `folder`, or goes on with one.
 
         Raises:
             StoreError: If the folder cannot be written, holds something already and `resume` is false, or holds a run
                 of something else.
         """
+        folder = open_folder(folder)
         wanted = json.loads(json.dumps(dict(manifest), default=str))
         existing = folder / "manifest.json"
         if existing.is_file():
@@ -58,8 +60,9 @@ class Store:
         return store
 
     @classmethod
-    def read(cls, folder: Path) -> Store:
+    def read(cls, folder: Folder | str) -> Store:
         """The run that `folder` holds."""
+        folder = open_folder(folder)
         path = folder / "manifest.json"
         try:
             return cls(folder, json.loads(path.read_text()))
@@ -70,7 +73,8 @@ class Store:
         """Ids of the clips that are finished."""
         import pyarrow.parquet as parquet
 
-        return {clip for part in self._parts() for clip in parquet.read_table(part, columns=["id"])["id"].to_pylist()}
+        parts = (parquet.read_table(io.BytesIO(part.read_bytes()), columns=["id"]) for part in self._parts())
+        return {clip for part in parts for clip in part["id"].to_pylist()}
 
     def add(self, rows: Mapping[str, Sequence[Any]]) -> None:
         """Writes a part; `rows` maps columns to equally long sequences and has `index` and `id`."""
@@ -94,7 +98,7 @@ class Store:
         if not parts:
             raise StoreError(f"{self.folder} holds no records yet.")
         try:
-            table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+            table = pd.concat([pd.read_parquet(io.BytesIO(part.read_bytes())) for part in parts], ignore_index=True)
         except (OSError, ValueError) as error:
             raise StoreError(f"The records of {self.folder} cannot be read: {error}.") from error
         return table.sort_values("index", ignore_index=True)
@@ -103,8 +107,9 @@ class Store:
         """Writes the summary that `--json` prints."""
         write_atomically(self.folder / "summary.json", json.dumps(dict(summary), indent=2).encode())
 
-    def _parts(self) -> list[Path]:
-        return sorted((self.folder / "records").glob("part-*.parquet"))
+    def _parts(self) -> list[Folder]:
+        records = self.folder / "records"
+        return sorted(records.glob("part-*.parquet"), key=str) if records.is_dir() else []
 
 
 def versions() -> dict[str, str]:
@@ -123,12 +128,12 @@ def git_revision() -> str | None:
         return None
 
 
-def _git(folder: Path, *words: str) -> str:
+def _git(folder: Folder, *words: str) -> str:
     done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
 
 
-def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Folder) -> None:
     keys = (old.keys() | new.keys()) - set(RESUMABLE_DIFFERENCES)
     different = sorted(key for key in keys if old.get(key) != new.get(key))
     if different:

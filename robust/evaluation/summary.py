@@ -64,6 +64,7 @@ def attack_summary(
     worst = max((float(records[column].max()) for column in ratios), default=0.0)
     attacked = records[records["attacked"]]
     return {
+        "kind": "attack",
         **facts,
         "clips": len(records),
         "task": task,

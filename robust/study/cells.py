@@ -1,0 +1,86 @@
+"""What a worker does: one cell, or the training of one victim. Both write what they find and may be repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from robust.atomic import open_folder
+from robust.study.conditions import AnyCondition
+from robust.study.opening import open_data, open_victim
+
+
+def compute(payload: Mapping[str, Any]) -> None:
+    """Measures one cell into its folder, unless that is done.
+
+    Args:
+        payload: `folder`, where the run goes (path or address); `task` and `facts` of the cell; `device`.
+
+    Raises:
+        RobustError: For whatever keeps the cell from being computed.
+    """
+    from robust.study import kinds
+
+    folder, task = open_folder(payload["folder"]), payload["task"]
+    if (folder / "summary.json").is_file():
+        return
+    condition: Any = TypeAdapter(AnyCondition).validate_python(task["condition"])
+    device = payload["device"]
+    kinds.run(
+        kinds.Opened(
+            victim=open_victim(task["victim"], device),
+            data=open_data(task["data"]),
+            condition=condition,
+            seed=task["seed"],
+            facts=payload["facts"],
+            folder=folder,
+            training=lambda limit: open_data(task["data"], split="train", limit=limit),
+            others={role: open_victim(other, device) for role, other in task["others"].items()},
+        )
+    )
+
+
+def train(payload: Mapping[str, Any]) -> None:
+    """Trains the victim of a cell into the checkpoint that the study names, unless that is there.
+
+    Args:
+        payload: `victim` and `data` as of tasks, `seed`, `check` (one step alone) and `device`.
+    """
+    from robust import training
+
+    victim, data = payload["victim"], payload["data"]
+    if is_trained(victim["weights"]):
+        return
+    asked = victim["train"]
+    recipe = training.with_limits(
+        training.default_recipe(victim["model"]),
+        epochs=1 if payload["check"] else asked["epochs"],
+        max_steps=1 if payload["check"] else asked["max_steps"],
+        learning_rate=asked["learning_rate"],
+        weight_decay=asked["weight_decay"],
+        mixup_alpha=asked["mixup"],
+        seed=payload["seed"],
+    )
+    training.train(
+        victim["model"],
+        data["set"],
+        root=data["root"],
+        out=victim["weights"],
+        recipe=recipe,
+        config=asked["config"],
+        init=asked["init"],
+        batch_size=asked["batch_size"],
+        device=payload["device"],
+        half=asked["half"],
+        clips=asked["clips"],
+        **data["options"],
+    )
+
+
+def is_trained(weights: str) -> bool:
+    """Whether a checkpoint and its card are there."""
+    path = Path(weights)
+    return path.is_file() and path.with_suffix(".json").is_file()

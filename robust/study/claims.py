@@ -1,0 +1,160 @@
+"""Claims: what a study is to decide, written as `av-mid[both].robust@0.0003 > av-audio[audio].robust@0.0003`.
+
+    TERM   VICTIM[CONDITION].MEASURE@LEVEL; the condition may stand in the claim's own key or be the only one that fits,
+           the level belongs to curves
+    CLAIM  TERM OP TERM, TERM OP TERM + MARGIN, TERM OP NUMBER; OP is >, >=, < or <=
+
+Measures: `clean` and `robust` (accuracy or mAP; of a change, the score under it), and of curves `auc` (mean over the
+radii) and `radius` (the smallest radius that breaks a clip, told by its median).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from robust.errors import unknown
+from robust.study.conditions import CurveKind
+from robust.study.config import Claim, Study
+from robust.study.plan import Cell
+from robust.study.source import Source, StudyError
+
+MEASURES = ("clean", "robust", "auc", "radius")
+SCORED = ("attack", "curve", "missing", "swap", "occlude", "noise", "universal")
+"""Kinds with one row for each clip."""
+_TERM = re.compile(
+    r"^(?P<victim>[A-Za-z0-9_-]+)(\[(?P<condition>[A-Za-z0-9_-]+)\])?\.(?P<measure>[a-z]+)"
+    r"(@(?P<level>[-+]?[0-9.]+([eE][-+]?[0-9]+)?))?$"
+)
+_CLAIM = re.compile(
+    r"^(?P<left>\S+)\s*(?P<sign>>=|<=|>|<)\s*(?P<right>\S+)(\s*(?P<way>[+-])\s*(?P<margin>[0-9.eE-]+))?$"
+)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One side of a claim: a measure of a victim under a condition, at a level of a curve."""
+
+    victim: str
+    condition: str
+    measure: str
+    level: float | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A claim on one data set, ready to be decided.
+
+    Attributes:
+        name: Short name, for tables.
+        text: As written.
+        words: The same in words.
+        data: Data set.
+        left: What is claimed to be larger or smaller...
+        sign: ...by `>`, `>=`, `<` or `<=`...
+        right: ...than this measure, or this number.
+        margin: Added to the right side.
+    """
+
+    name: str
+    text: str
+    words: str
+    data: str
+    left: Term
+    sign: str
+    right: Term | float
+    margin: float = 0.0
+
+
+def questions(study: Study, cells: Sequence[Cell], source: Source) -> list[Question]:
+    """Every claim on every data set it is about, held against the cells that there will be.
+
+    Raises:
+        StudyError: With the line, if a claim cannot be read or asks about a cell that is not there.
+    """
+    found: list[Question] = []
+    for place, claim in enumerate(study.claims):
+        name = claim.name or f"claim {place + 1}"
+        if claim.data is not None and claim.data not in study.data:
+            raise source.error(("claims", place, "data"), unknown("data set", claim.data, study.data))
+        for data in [claim.data] if claim.data else study.data:
+            question = _read(name, claim, data, study, cells, source.error(("claims", place, "text"), ""))
+            found.append(question if claim.data or len(study.data) == 1 else replace(question, name=f"{name}, {data}"))
+    return found
+
+
+def _read(name: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell], where: StudyError) -> Question:
+    """One claim; `where` is the beginning of every complaint."""
+    parts = _CLAIM.match(claim.text.strip())
+    if parts is None:
+        raise StudyError(
+            f"{where}the claim {claim.text!r} is not TERM > TERM, e.g. "
+            "'av-mid[linf].robust@0.001 >= ast[linf].robust@0.001'."
+        )
+    left = _term(parts["left"], claim, data, study, cells, where)
+    try:
+        margin = float(parts["margin"] or 0.0) * (-1 if parts["way"] == "-" else 1)
+    except ValueError:
+        raise StudyError(f"{where}the margin {parts['margin']!r} is not a number.") from None
+    try:
+        right: Term | float = float(parts["right"])
+    except ValueError:
+        right = _term(parts["right"], claim, data, study, cells, where)
+        if (right.measure == "radius") != (left.measure == "radius"):
+            raise StudyError(f"{where}a radius can be compared with a radius alone.") from None
+    if left.measure == "radius" and margin:
+        raise StudyError(f"{where}radii are compared without a margin.")
+    return Question(name, claim.text, claim.words, data, left, parts["sign"], right, margin)
+
+
+def _term(text: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell], where: StudyError) -> Term:
+    parts = _TERM.match(text)
+    if parts is None:
+        raise StudyError(f"{where}{text!r} is neither a number nor VICTIM[CONDITION].MEASURE@LEVEL.")
+    victim, measure = parts["victim"], parts["measure"]
+    if measure not in MEASURES:
+        raise StudyError(where.args[0] + unknown("measure", measure, MEASURES))
+    if victim not in study.victims:
+        raise StudyError(where.args[0] + unknown("victim", victim, study.victims))
+    condition = parts["condition"] or claim.condition or _only(victim, data, cells, where)
+    if condition not in study.conditions:
+        raise StudyError(where.args[0] + unknown("condition", condition, study.conditions))
+    there = [cell for cell in cells if (cell.victim, cell.condition, cell.data) == (victim, condition, data)]
+    if not there:
+        having = sorted({cell.condition for cell in cells if (cell.victim, cell.data) == (victim, data)})
+        raise StudyError(
+            f"{where}there is no cell of {victim!r} under {condition!r} on {data!r}; on it {victim!r} meets: "
+            f"{', '.join(having) or 'nothing'}."
+        )
+    if there[0].kind not in SCORED:
+        raise StudyError(f"{where}{condition!r} is of the kind {there[0].kind!r}, which has no scores to compare.")
+    level = None if parts["level"] is None else float(parts["level"])
+    _check_level(text, measure, level, study, condition, where)
+    return Term(victim, condition, measure, level)
+
+
+def _only(victim: str, data: str, cells: Sequence[Cell], where: StudyError) -> str:
+    """The one condition that a term without any can mean."""
+    meant = sorted({c.condition for c in cells if (c.victim, c.data) == (victim, data) and c.kind in SCORED})
+    if len(meant) != 1:
+        told = f"meets {', '.join(meant)}; say which, e.g. {victim}[{meant[0]}].robust" if meant else "meets none"
+        raise StudyError(f"{where}{victim!r} names no condition and {told}.")
+    return meant[0]
+
+
+def _check_level(text: str, measure: str, level: float | None, study: Study, condition: str, where: StudyError) -> None:
+    """A level goes with `robust` of a curve, and is one of its levels."""
+    asked = study.conditions[condition]
+    curve = isinstance(asked, CurveKind)
+    if measure in ("auc", "radius") and not curve:
+        raise StudyError(f"{where}{measure} is of curves, and {condition!r} is of the kind {asked.kind!r}.")
+    if measure == "radius" and isinstance(asked, CurveKind) and asked.against != "attack":
+        raise StudyError(f"{where}{condition!r} is measured level by level and knows no radius of a clip; use auc.")
+    if (measure == "robust" and curve) != (level is not None):
+        need = "needs a level of the curve, e.g. @0.001" if curve else "takes no level"
+        raise StudyError(f"{where}{text!r} {need}.")
+    known = asked.eps if isinstance(asked, CurveKind) else None
+    if level is not None and known is not None and not any(abs(level - one) <= 1e-6 * abs(one) for one in known):
+        levels = ", ".join(f"{one:g}" for one in known)
+        raise StudyError(f"{where}{level:g} is no level of the curve {condition!r}; it has {levels}.")

@@ -1,0 +1,191 @@
+"""The kinds of condition that a study file may name, each with its settings.
+
+A kind says what is measured; `robust.study.kinds` holds what runs it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from robust.evaluation.curve_summary import level_range
+
+Norm = Literal["linf", "l2", "l1"]
+Unit = Literal["amplitude", "dbfs", "lsb16", "snr_db", "pixel255"]
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+def levels(given: Any) -> Any:
+    """Levels of a curve: a list, or `first:last:count`: evenly in the logarithm upwards, in equal steps downwards."""
+    if not isinstance(given, str):
+        return given
+    parts = given.split(":")
+    try:
+        first, last, count = float(parts[0]), float(parts[1]), int(parts[2])
+    except (IndexError, ValueError):
+        raise ValueError("levels are a list, or first:last:count, e.g. 1e-4:1e-1:20") from None
+    if len(parts) > 3 or count < 1:
+        raise ValueError("levels are a list, or first:last:count with a count from 1, e.g. 1e-4:1e-1:20")
+    return level_range(first, last, count)
+
+
+Levels = Annotated[list[float] | None, BeforeValidator(levels)]
+
+
+class Condition(BaseModel):
+    """What all kinds share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    victims: list[str] | None = None
+    data: list[str] | None = None
+    modality: str | None = None
+
+
+class Optimised(Condition):
+    """Settings of PGD."""
+
+    steps: int = Field(40, ge=1)
+    restarts: int = Field(1, ge=1)
+    loss: str | None = None
+    schedule: Literal["auto", "apgd", "cosine", "constant"] = "auto"
+
+
+class AttackKind(Optimised):
+    """As `robust attack`."""
+
+    kind: Literal["attack"]
+    norm: Norm = "linf"
+    eps: float | dict[str, float] | None = None
+    unit: Unit | dict[str, Unit] = "amplitude"
+    scale: dict[str, float] | None = None
+    window: Pair | None = None
+    band: Pair | None = None
+    mels: Pair | None = None
+    cut: bool = False
+    rescale: bool = False
+    target: str | None = None
+    success: str | None = None
+    checks: bool = True
+
+
+class CurveKind(Optimised):
+    """As `robust curve`."""
+
+    kind: Literal["curve"]
+    norm: Literal["linf", "l2", "l1", "snr"] = "linf"
+    eps: Levels = None
+    unit: Unit = "amplitude"
+    scale: dict[str, float] | None = None
+    against: str = "attack"
+    threshold: float = Field(0.5, gt=0, lt=1)
+
+
+class MissingKind(Condition):
+    """A modality is missing."""
+
+    kind: Literal["missing"]
+    fill: Literal["zeros", "mean", "silence"] = "zeros"
+
+
+class SwapKind(Condition):
+    """A modality comes from another clip."""
+
+    kind: Literal["swap"]
+
+
+class OccludeKind(Condition):
+    """Parts of a modality are hidden; a name from `robust.evaluation.occlusion.PATTERNS`."""
+
+    kind: Literal["occlude"]
+    pattern: str
+
+
+class NoiseKind(Condition):
+    """White noise of one size on every value."""
+
+    kind: Literal["noise"]
+    std: float = Field(0.1, gt=0)
+
+
+class UniversalKind(Condition):
+    """As `robust universal`: fitted on the train split, scored on the cell's data."""
+
+    kind: Literal["universal"]
+    norm: Norm = "linf"
+    eps: float | dict[str, float] | None = None
+    epochs: int = Field(20, ge=1)
+    fit_limit: int = Field(1000, ge=1)
+
+
+class ThresholdsKind(Condition):
+    """As `robust thresholds`: the cell's victim against two others of the study."""
+
+    kind: Literal["thresholds"]
+    audio_victim: str
+    video_victim: str
+    norm: Norm = "linf"
+    largest: dict[str, float]
+    tolerance: float = Field(1.1, gt=1)
+    steps: int = Field(20, ge=1)
+
+
+class SurfaceKind(Condition):
+    """The loss around clips, over the attack's direction and a random one."""
+
+    kind: Literal["surface"]
+    norm: Norm = "linf"
+    eps: float | None = None
+    points: int = Field(21, ge=3)
+    extent: float = Field(2.0, gt=0)
+    clips: int = Field(16, ge=1)
+    steps: int = Field(40, ge=1)
+
+
+class LatentsKind(Condition):
+    """Latents of clean and attacked clips in two dimensions."""
+
+    kind: Literal["latents"]
+    norm: Norm = "linf"
+    eps: float | None = None
+    method: str = "pca"
+    steps: int = Field(40, ge=1)
+
+
+class LatencyKind(Condition):
+    """Time in each layer."""
+
+    kind: Literal["latency"]
+    batch_size: int = Field(1, ge=1)
+    repeats: int = Field(20, ge=1)
+
+
+AnyCondition = (
+    AttackKind
+    | CurveKind
+    | MissingKind
+    | SwapKind
+    | OccludeKind
+    | NoiseKind
+    | UniversalKind
+    | ThresholdsKind
+    | SurfaceKind
+    | LatentsKind
+    | LatencyKind
+)
+KINDS: dict[str, type[Condition]] = {
+    model.model_fields["kind"].annotation.__args__[0]: model for model in AnyCondition.__args__
+}
+
+ONE = {"steps": 1, "restarts": 1, "epochs": 1, "fit_limit": 8, "repeats": 1, "points": 3, "clips": 4}
+"""What a smoke run makes of every count."""
+
+
+def shortened(condition: Condition) -> Condition:
+    """The same condition with every count at its least; a curve keeps its levels, which claims ask for."""
+    short: dict[str, Any] = {name: value for name, value in ONE.items() if name in type(condition).model_fields}
+    if isinstance(condition, AttackKind):
+        short["checks"] = False
+    return condition.model_copy(update=short)

@@ -1,0 +1,256 @@
+"""What runs each kind of condition: from an opened cell to a run folder whose last file is its summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attacks.joint import JOINT
+from attacks.pgd import PGD
+from attacks.universal import Universal
+from robust import api, change, curves, universals
+from robust.atomic import Folder, clear, write_atomically
+from robust.errors import VictimError
+from robust.evaluation.conditions import Attack
+from robust.evaluation.occlusion import Occlusion, WhiteNoise
+from robust.study import conditions as kinds
+from robust.threats import BOTH, make_support, posed, threat_model
+from robust.types import Dataset
+from robust.victims import Victim
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A cell with everything it names opened.
+
+    Attributes:
+        victim, data: What is tested on what.
+        condition: By what.
+        seed: Of all randomness.
+        facts: Entries for the manifest.
+        folder: Where the run goes.
+        training: Opens clips of the train split, so many.
+        others: Role -> further victims.
+    """
+
+    victim: Victim
+    data: Dataset
+    condition: kinds.Condition
+    seed: int
+    facts: Mapping[str, Any]
+    folder: Folder
+    training: Callable[[int], Dataset]
+    others: Mapping[str, Victim] = field(default_factory=dict)
+
+    @property
+    def modality(self) -> str:
+        """Which input is meant; the victim's first unless said."""
+        return self.condition.modality or self.victim.spec.modalities[0]
+
+    def attack(self, condition: kinds.SurfaceKind | kinds.LatentsKind) -> Attack:
+        """The attack of a kind that needs one."""
+        threat = threat_model(self.victim, self.modality, condition.norm, condition.eps)
+        return Attack(threat.balls, PGD(steps=condition.steps), packing=threat.packing)
+
+
+def run(cell: Opened) -> None:
+    """Measures what a cell asks for; goes on where an interrupted run stopped."""
+    RUNNERS[type(cell.condition)](cell)
+
+
+def check_modality(victim: Victim, modality: str | None) -> None:
+    """Raises `VictimError` if the victim has no such input to be attacked."""
+    own = victim.spec.modalities
+    if modality in (BOTH, JOINT) and len(own) < 2:
+        raise VictimError(f"The modality {modality!r} is for victims of several; {victim.spec.name!r} takes {own[0]}.")
+    if modality is not None and modality not in (*own, BOTH, JOINT, "logmel"):
+        raise VictimError(f"{victim.spec.name!r} has no modality {modality!r}; it takes {', '.join(own)}.")
+
+
+def _attack(cell: Opened) -> None:
+    asked = cell.condition
+    assert isinstance(asked, kinds.AttackKind)
+    allowed = make_support(cell.victim.spec.sample_rate, window=asked.window, band=asked.band, mels=asked.mels)
+    api.attack(
+        cell.victim,
+        cell.data,
+        norm=asked.norm,
+        eps=asked.eps,
+        unit=asked.unit,
+        modality=cell.modality,
+        support=None if asked.cut else allowed,
+        cut=allowed if asked.cut else None,
+        rescale=asked.rescale,
+        scale=asked.scale,
+        config=_pgd(asked),
+        target=asked.target,
+        success=asked.success,
+        checks=asked.checks,
+        seed=cell.seed,
+        out=cell.folder,
+        resume=True,
+        facts=cell.facts,
+    )
+
+
+def _curve(cell: Opened) -> None:
+    asked = cell.condition
+    assert isinstance(asked, kinds.CurveKind)
+    curves.curve(
+        cell.victim,
+        cell.data,
+        norm=asked.norm,
+        eps=asked.eps,
+        unit=asked.unit,
+        modality=cell.modality,
+        scale=asked.scale,
+        against=asked.against,
+        config=_pgd(asked),
+        threshold=asked.threshold,
+        seed=cell.seed,
+        out=cell.folder,
+        resume=True,
+        facts=cell.facts,
+    )
+
+
+def _pgd(asked: kinds.Optimised) -> PGD:
+    return PGD(steps=asked.steps, restarts=asked.restarts, loss=asked.loss, schedule=asked.schedule)
+
+
+def _change(cell: Opened) -> None:
+    asked = cell.condition
+    victim, data = posed(cell.victim, cell.data, cell.modality)
+    if isinstance(asked, kinds.MissingKind):
+        condition: Any = change.missing(victim, data, cell.modality, asked.fill)
+    elif isinstance(asked, kinds.SwapKind):
+        condition = change.swap(victim, data, cell.modality)
+    elif isinstance(asked, kinds.OccludeKind):
+        condition = Occlusion(cell.modality, asked.pattern)
+    else:
+        assert isinstance(asked, kinds.NoiseKind)
+        condition = WhiteNoise(cell.modality, asked.std)
+    change.evaluate(victim, data, condition, seed=cell.seed, out=cell.folder, resume=True, facts=cell.facts)
+
+
+def _universal(cell: Opened) -> None:
+    asked = cell.condition
+    assert isinstance(asked, kinds.UniversalKind)
+    clear(cell.folder)  # the fit is not resumable, and a second one would find the first's records
+    universals.universal(
+        cell.victim,
+        cell.training(asked.fit_limit),
+        cell.data,
+        norm=asked.norm,
+        eps=asked.eps,
+        modality=cell.modality,
+        config=Universal(epochs=asked.epochs),
+        seed=cell.seed,
+        out=cell.folder,
+        facts=cell.facts,
+    )
+
+
+def _thresholds(cell: Opened) -> None:
+    from robust.evaluation.thresholds import thresholds
+
+    asked = cell.condition
+    assert isinstance(asked, kinds.ThresholdsKind)
+    found = thresholds(
+        cell.victim,
+        cell.others["audio"],
+        cell.others["video"],
+        cell.data,
+        largest=asked.largest,
+        norm=asked.norm,
+        config=PGD(steps=asked.steps),
+        tolerance=asked.tolerance,
+        seed=cell.seed,
+    )
+    _finish(cell, found.frame, found.summary())
+
+
+def _surface(cell: Opened) -> None:
+    from robust.evaluation.landscape import loss_surface
+
+    asked = cell.condition
+    assert isinstance(asked, kinds.SurfaceKind)
+    table = loss_surface(
+        cell.victim,
+        cell.data,
+        norm=asked.norm,
+        eps=asked.eps,
+        modality=cell.modality,
+        config=PGD(steps=asked.steps),
+        points=asked.points,
+        extent=asked.extent,
+        clips=min(asked.clips, len(cell.data)),
+        seed=cell.seed,
+    )
+    eps = threat_model(cell.victim, cell.modality, asked.norm, asked.eps).balls[cell.modality].radius
+    told = {"norm": asked.norm, "eps": eps, "modality": cell.modality, "extent": asked.extent, "points": asked.points}
+    _finish(cell, table, {**told, "clips": int(table["clip"].nunique())})
+
+
+def _latents(cell: Opened) -> None:
+    from robust.evaluation.latents import latent_table
+
+    asked = cell.condition
+    assert isinstance(asked, kinds.LatentsKind)
+    table, told = latent_table(cell.victim, cell.data, attack=cell.attack(asked), method=asked.method, seed=cell.seed)
+    _finish(cell, table, told)
+
+
+def _latency(cell: Opened) -> None:
+    from robust.evaluation.latency import layer_latency
+
+    asked = cell.condition
+    assert isinstance(asked, kinds.LatencyKind)
+    table, told = layer_latency(cell.victim, batch_size=asked.batch_size, repeats=asked.repeats, seed=cell.seed)
+    _finish(cell, table, told)
+
+
+def _finish(cell: Opened, table: pd.DataFrame, told: Mapping[str, Any]) -> None:
+    """Writes what has no records of clips: manifest, table, and the summary last."""
+    settings = cell.condition.model_dump(mode="json", exclude={"victims", "data", "kind"})
+    described = {"condition": cell.condition.kind, "settings": settings}
+    manifest = api.make_manifest(cell.victim, cell.data, described, cell.seed, 0, cell.facts)
+    write_atomically(cell.folder / "manifest.json", json.dumps(manifest, indent=2, default=str).encode())
+    write_atomically(cell.folder / "table.parquet", table.to_parquet())
+    summary = {
+        "kind": cell.condition.kind,
+        "victim": cell.victim.spec.name,
+        "data": {"name": cell.data.name, "split": cell.data.split, "fingerprint": cell.data.fingerprint()},
+        **told,
+        "run": str(cell.folder),
+    }
+    write_atomically(cell.folder / "summary.json", json.dumps(summary, indent=2, default=_plain).encode())
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy as JSON."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+RUNNERS: Mapping[type[kinds.Condition], Callable[[Opened], None]] = {
+    kinds.AttackKind: _attack,
+    kinds.CurveKind: _curve,
+    kinds.MissingKind: _change,
+    kinds.SwapKind: _change,
+    kinds.OccludeKind: _change,
+    kinds.NoiseKind: _change,
+    kinds.UniversalKind: _universal,
+    kinds.ThresholdsKind: _thresholds,
+    kinds.SurfaceKind: _surface,
+    kinds.LatentsKind: _latents,
+    kinds.LatencyKind: _latency,
+}
+CHANGES = ("missing", "swap", "occlude", "noise")
+"""Kinds whose runs are of the kind `change`."""

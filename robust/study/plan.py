@@ -1,0 +1,197 @@
+"""From a study file to its cells: which there are, what each is made of, and the key under which its result is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from robust.api import weights_hash
+from robust.data import data_entry
+from robust.errors import RobustError, StoreError, unknown
+from robust.evaluation.engine import align_labels
+from robust.study.conditions import Condition, ThresholdsKind, shortened
+from robust.study.config import Study
+from robust.study.opening import code_hash, open_data, open_victim, source_of
+from robust.study.source import Source
+from robust.victims.registry import victim_entry
+
+CHECK_CLIPS = 4
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One victim under one condition on one data set with one seed.
+
+    Attributes:
+        victim, condition, kind, data, seed: Names as the study has them.
+        task: All that a worker needs to compute it, as JSON.
+        key: Hash of everything that its result depends on; empty while its victim is still to be trained.
+    """
+
+    victim: str
+    condition: str
+    kind: str
+    data: str
+    seed: int
+    task: Mapping[str, Any] = field(compare=False)
+    key: str = ""
+
+    @property
+    def name(self) -> str:
+        """Victim, condition, data and seed."""
+        return f"{self.victim}--{self.condition}--{self.data}--{self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """Where its run lies in the study folder."""
+        return f"cells/{self.name}--{self.key[:12]}"
+
+
+def make_cells(
+    study: Study, source: Source, *, check: bool = False, roots: Mapping[str, str] | None = None
+) -> list[Cell]:
+    """All cells of a study, without keys.
+
+    Args:
+        study: As read.
+        source: Of its lines.
+        check: Smoke run: every count set to one, four clips.
+        roots: Data set of the study -> folder, instead of the one in the file.
+
+    Raises:
+        StudyError: If a victim, a data set or the file of one is unknown, or a condition has no cell.
+    """
+    for name in roots or {}:
+        if name not in study.data:
+            raise StoreError(unknown("data set of the study", name, study.data))
+    data = {name: _data(name, study, source, check, roots or {}) for name in study.data}
+    for name, entry in study.victims.items():
+        model = entry.model or name
+        if ":" not in model:
+            _told(source, ("victims", name, "model"), victim_entry, model)
+    cells: list[Cell] = []
+    for name, condition in study.conditions.items():
+        asked = shortened(condition) if check else condition
+        own = [
+            Cell(victim, name, asked.kind, where, seed, _task(study, source, victim, asked, data[where], where, seed))
+            for where in condition.data or study.data
+            for victim in condition.victims or study.victims
+            for seed in study.seeds
+        ]
+        cells += own
+    return cells
+
+
+def _data(name: str, study: Study, source: Source, check: bool, roots: Mapping[str, str]) -> dict[str, Any]:
+    """A data set as tasks name it."""
+    entry = study.data[name]
+    chosen = entry.set or name
+    _told(source, ("data", name, "set"), data_entry, chosen)
+    limit = min(entry.limit or CHECK_CLIPS, CHECK_CLIPS) if check else entry.limit
+    root = roots.get(name, entry.root)
+    told = {"set": chosen, "split": entry.split, "root": root, "limit": limit, "options": entry.options}
+    _told(source, ("data", name), open_data, told)
+    return told
+
+
+def _told(source: Source, place: Sequence[str | int], ask: Any, *words: Any) -> Any:
+    """What `ask` answers, its complaint with the line in the file."""
+    try:
+        return ask(*words)
+    except RobustError as error:
+        raise source.error(place, str(error)) from error
+
+
+def _task(
+    study: Study, source: Source, victim: str, condition: Condition, data: Mapping[str, Any], where: str, seed: int
+) -> dict[str, Any]:
+    others = {}
+    if isinstance(condition, ThresholdsKind):
+        others = {"audio": condition.audio_victim, "video": condition.video_victim}
+        for role, name in others.items():
+            if name not in study.victims:
+                place = ("conditions", _name_of(study, condition), f"{role}_victim")
+                raise source.error(place, unknown("victim", name, study.victims))
+    named = {role: _victim(study, source, name, where, seed) for role, name in others.items()}
+    settings = condition.model_dump(mode="json", exclude={"victims", "data"})
+    return {
+        "victim": _victim(study, source, victim, where, seed),
+        "others": named,
+        "data": dict(data),
+        "condition": settings,
+        "seed": seed,
+    }
+
+
+def _name_of(study: Study, condition: Condition) -> str:
+    return next(name for name, known in study.conditions.items() if known.kind == condition.kind and known == condition)
+
+
+def _victim(study: Study, source: Source, name: str, data: str, seed: int) -> dict[str, Any]:
+    """A victim as tasks name it: model and weights, placeholders filled in."""
+    entry = study.victims[name]
+    weights = entry.weights
+    if weights is not None:
+        try:
+            weights = weights.format(seed=seed, data=data, victim=name)
+        except (KeyError, IndexError, ValueError) as error:
+            told = f"weights know {{seed}}, {{data}} and {{victim}} alone; given {weights!r}."
+            raise source.error(("victims", name, "weights"), told) from error
+    train = None if entry.train is None else entry.train.model_dump(mode="json")
+    return {"model": entry.model or name, "weights": weights, "train": train}
+
+
+def untrained(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Trainings that must come first: one for each victim with a recipe whose weights are not there."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        for victim in (cell.task["victim"], *cell.task["others"].values()):
+            weights = victim["weights"]
+            if victim["train"] is not None and not Path(weights).is_file():
+                found.setdefault(weights, {"victim": victim, "data": cell.task["data"], "seed": cell.seed})
+    return list(found.values())
+
+
+def with_keys(cells: Sequence[Cell], study: Study, source: Source, device: str) -> list[Cell]:
+    """The same cells with their keys; loads every victim once and holds it against the data.
+
+    Raises:
+        StudyError: If one cannot be loaded, or does not fit the data.
+    """
+    known: dict[str, dict[str, Any]] = {}
+
+    def identity(name: str, victim: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+        asked = json.dumps([victim["model"], victim["weights"], data], sort_keys=True)
+        if asked not in known:
+            known[asked] = _told(source, ("victims", name), _identity, victim, data, device)
+        return known[asked]
+
+    return [replace(cell, key=_key(cell, study, identity)) for cell in cells]
+
+
+def _identity(victim: Mapping[str, Any], data: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """All of a victim that results depend on, once it is seen to fit the data."""
+    loaded = open_victim(victim, device)
+    align_labels(open_data(data), loaded.spec)
+    told = {"name": loaded.spec.name, "config": loaded.config, "weights": weights_hash(loaded)}
+    return {**told, "source": source_of(victim["model"])}
+
+
+def _key(cell: Cell, study: Study, identity: Any) -> str:
+    task = cell.task
+    parts = {
+        "victim": identity(cell.victim, task["victim"], task["data"]),
+        "others": {
+            role: identity(task["condition"][f"{role}_victim"], other, task["data"])
+            for role, other in task["others"].items()
+        },
+        "data": {**{k: v for k, v in task["data"].items() if k != "root"}, "is": open_data(task["data"]).fingerprint()},
+        "condition": task["condition"],
+        "seed": cell.seed,
+        "code": code_hash(),
+    }
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

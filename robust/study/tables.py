@@ -1,0 +1,108 @@
+"""From the cells of a study to its tables: `table.csv` for programs, `table.md` for readers, `claims.json`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from robust.study.config import Study
+from robust.study.store import CellRun
+from robust.study.verdicts import Verdict
+
+COLUMNS = (
+    *("victim", "condition", "kind", "data", "seed", "level", "unit", "metric"),
+    *("clips", "clean", "score", "low", "high"),
+)
+
+
+def rows(cell: CellRun) -> Iterator[dict[str, Any]]:
+    """One row for a cell with a score, one for each level of a curve; none for what has no score."""
+    told = cell.summary
+    own = {name: getattr(cell, name) for name in ("victim", "condition", "kind", "data", "seed")}
+    if cell.kind == "curve":
+        clean = {"metric": told["metric"], "clips": told["clips"], "clean": told["clean"]["score"]}
+        for level, score, low, high in zip(told["radii"], told["scores"], told["low"], told["high"], strict=True):
+            ends = {"score": score, "low": low, "high": high}
+            yield {**own, "level": level, "unit": told["axis"]["unit"], **clean, **ends}
+        return
+    score = told.get("changed") or told.get("robust")
+    if score is not None:
+        clean = told["clean"]
+        ends = {name: score[name] for name in ("score", "low", "high")}
+        yield {**own, "metric": clean["metric"], "clips": told["clips"], "clean": clean["score"], **ends}
+
+
+def table_csv(cells: Sequence[CellRun]) -> bytes:
+    """Every score with its interval; holds nothing that differs between two runs of the same study."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for cell in cells:
+        if cell.state == "done":
+            table.writerows(rows(cell))
+    return text.getvalue().encode()
+
+
+def claims_json(verdicts: Sequence[Verdict]) -> bytes:
+    """The verdicts."""
+    return json.dumps([verdict.as_json() for verdict in verdicts], indent=2).encode()
+
+
+def table_md(study: Study, cells: Sequence[CellRun], verdicts: Sequence[Verdict]) -> bytes:
+    """What the study asked, what came of its claims, and the scores."""
+    lines = [f"# {study.title or study.name}", ""]
+    lines += [line for line in (study.thesis and f"Thesis: {study.thesis}", study.claim.strip()) if line]
+    failed = [cell for cell in cells if cell.state != "done"]
+    if failed:
+        lines += ["", f"**{len(failed)} of {len(cells)} cells have no result:**", ""]
+        lines += [f"- {cell.victim}, {cell.condition}, {cell.data}, seed {cell.seed}: {cell.error}" for cell in failed]
+    if verdicts:
+        lines += ["", "## Claims", "", f"p corrected by: {study.correction}; level {study.level:g}.", ""]
+        lines += ["| claim | verdict | A | B | effect, its 95 % interval, test |", "|" + "---|" * 5]
+        lines += [_claim_line(verdict) for verdict in verdicts]
+    for data in study.data:
+        for name in study.conditions:
+            own = [cell for cell in cells if (cell.data, cell.condition) == (data, name) and cell.state == "done"]
+            lines += _score_lines(f"## {name} on {data}", own)
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _claim_line(verdict: Verdict) -> str:
+    said = verdict.words or verdict.name
+    sides = ["" if number is None else f"{number:.3g}" for number in (verdict.a, verdict.b)]
+    cells = [f"{said} (`{verdict.text}`, {verdict.data})", f"**{verdict.verdict}**", *sides, verdict.told()]
+    return f"| {' | '.join(cells)} |"
+
+
+def _score_lines(head: str, cells: Sequence[CellRun]) -> list[str]:
+    """A table of one condition on one data set: victims by levels, means over seeds."""
+    found: dict[str, dict[Any, list[dict[str, Any]]]] = {}
+    for cell in cells:
+        for row in rows(cell):
+            found.setdefault(row["victim"], {}).setdefault(row.get("level"), []).append(row)
+    if not found:
+        return []
+    levels = list(dict.fromkeys(level for own in found.values() for level in own))
+    heads = ["score" if level is None else f"{level:.3g}" for level in levels]
+    lines = ["", head, "", f"| victim | clean | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
+    for victim, own in found.items():
+        shown = [_mean(own[level], "score") if level in own else "" for level in levels]
+        first = next(iter(own.values()))
+        lines.append(f"| {victim} | {_mean(first, 'clean', ends=False)} | {' | '.join(shown)} |")
+    return lines
+
+
+def _mean(rows_: Sequence[dict[str, Any]], name: str, *, ends: bool = True) -> str:
+    """A score in per cent, with its interval where there is one seed; the spread of several is in `table.csv`."""
+    values = [row[name] for row in rows_ if row[name] is not None]
+    if not values:
+        return ""
+    shown = f"{100 * float(np.mean(values)):.1f}"
+    if ends and len(rows_) == 1:
+        return f"{shown} [{100 * rows_[0]['low']:.0f}, {100 * rows_[0]['high']:.0f}]"
+    return f"{shown} ({100 * min(values):.0f} to {100 * max(values):.0f})" if ends and len(values) > 1 else shown

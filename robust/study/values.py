@@ -1,0 +1,130 @@
+"""What claims and tables read from cells: one number for each clip and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robust.atomic import Folder
+from robust.errors import StoreError
+from robust.evaluation.curve_summary import TIE
+from robust.evaluation.paired import clean_view
+from robust.evaluation.store import Store
+from robust.study.claims import Term
+from robust.study.store import CellRun
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Values:
+    """The results of a study's cells, read when asked for.
+
+    Attributes:
+        seeds: How many each cell of a victim, condition and data set has.
+    """
+
+    def __init__(self, cells: Sequence[CellRun], seeds: Sequence[int]) -> None:
+        self._cells = {(cell.victim, cell.condition, cell.data, cell.seed): cell for cell in cells}
+        self._seeds = list(seeds)
+        self._records: dict[Folder, pd.DataFrame] = {}
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds there are."""
+        return len(self._seeds)
+
+    def problem(self, term: Term, data: str) -> str:
+        """Why a term has no value, or nothing."""
+        for cell in self._own(term, data):
+            if cell.state != "done":
+                return f"{cell.victim} under {cell.condition} on {data}, seed {cell.seed}: {cell.state}"
+        return ""
+
+    def task(self, term: Term, data: str) -> str:
+        """`multiclass` or `multilabel`."""
+        return str(self._own(term, data)[0].summary.get("task", "multiclass"))
+
+    def by_clip(self, term: Term, data: str) -> NDArray[np.float64]:
+        """(N, S) of a term: 1 where a clip counts as right, or its area or radius; clips in the order of the data."""
+        return np.stack([self._one(cell, term) for cell in self._own(term, data)], axis=1)
+
+    def views(self, term: Term, data: str) -> list[pd.DataFrame]:
+        """Records of each seed as `compare` reads them."""
+        return [self._view(cell, term) for cell in self._own(term, data)]
+
+    def _own(self, term: Term, data: str) -> list[CellRun]:
+        return [self._cells[term.victim, term.condition, data, seed] for seed in self._seeds]
+
+    def _one(self, cell: CellRun, term: Term) -> NDArray[np.float64]:
+        """(N,) of one cell."""
+        if (cell.kind == "curve" and term.measure in ("auc", "radius")) or term.measure == "clean":
+            records = self._of(cell.folder if self._searched(cell) else self._level(cell, 0))
+            if term.measure == "clean":
+                return np.asarray(records["clean_correct"], dtype=np.float64)
+            return self._radius(cell, records) if term.measure == "radius" else self._area(cell)
+        return np.asarray(self._view(cell, term)["correct"], dtype=np.float64)
+
+    def _view(self, cell: CellRun, term: Term) -> pd.DataFrame:
+        """Records in which `correct` and `logits` are those of the measure."""
+        if term.measure == "clean":
+            return clean_view(self._of(self._first(cell)))
+        if cell.kind == "universal":
+            return self._of(cell.folder / "universal")
+        if cell.kind != "curve":
+            records = self._of(cell.folder)
+            if cell.kind == "attack" and self.task(term, cell.data) == "multiclass":
+                return records.assign(correct=records["clean_correct"] & records["correct"])
+            return records
+        place = self._place(cell, term.level or 0.0)
+        if not self._searched(cell):
+            return self._of(self._level(cell, place))
+        records = self._of(cell.folder)
+        return records.assign(correct=records["scale"] > cell.manifest["grid"][place] * TIE)
+
+    def _area(self, cell: CellRun) -> NDArray[np.float64]:
+        """(N,) mean over the axis of whether each clip stands; its mean over clips is the curve's area."""
+        radii = np.array(cell.summary["radii"], dtype=np.float64)
+        if self._searched(cell):
+            scale = self._of(cell.folder)["scale"].to_numpy()
+            standing = np.stack([scale > share * TIE for share in cell.manifest["grid"]])
+        else:
+            standing = np.stack([self._of(self._level(cell, place))["correct"] for place in range(len(radii))])
+        if len(radii) == 1:
+            return np.asarray(standing[0], dtype=np.float64)
+        places = np.log(radii) if cell.summary["axis"]["log"] else radii
+        found: NDArray[np.float64] = np.trapezoid(standing.astype(np.float64), places, axis=0)
+        return found / float(places[-1] - places[0])
+
+    def _radius(self, cell: CellRun, records: pd.DataFrame) -> NDArray[np.float64]:
+        """(N,) smallest radius found; as the share of the largest budget where the axis is in dB."""
+        scale: NDArray[np.float64] = np.asarray(records["scale"], dtype=np.float64)
+        axis = cell.summary["axis"]
+        return scale * cell.summary["radii"][-1] if axis["log"] else scale
+
+    def _place(self, cell: CellRun, level: float) -> int:
+        """Which of a curve's levels is meant."""
+        radii = np.array(cell.summary["radii"], dtype=np.float64)
+        place = int(np.abs(radii - level).argmin())
+        if abs(radii[place] - level) > 1e-6 * abs(level):
+            raise StoreError(f"{level:g} is no level of {cell.folder}; it has {', '.join(f'{r:g}' for r in radii)}.")
+        return place
+
+    def _searched(self, cell: CellRun) -> bool:
+        return "grid" in cell.manifest
+
+    def _first(self, cell: CellRun) -> Folder:
+        if cell.kind == "universal":
+            return cell.folder / "universal"
+        return cell.folder if cell.kind != "curve" or self._searched(cell) else self._level(cell, 0)
+
+    def _level(self, cell: CellRun, place: int) -> Folder:
+        return cell.folder / "levels" / f"{place:02d}"
+
+    def _of(self, folder: Folder) -> pd.DataFrame:
+        if folder not in self._records:
+            self._records[folder] = Store.read(folder).records()
+        return self._records[folder]

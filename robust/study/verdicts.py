@@ -1,0 +1,219 @@
+"""Decides claims: a paired test over clips, corrected for how many claims there are.
+
+For A > B and A >= B (with a margin m: A > B + m): `supported` if the difference A - B - m is above zero and the
+two-sided p, corrected, is below the level; `not supported` if it is significantly below zero; `undecided` otherwise.
+Significance cannot tell > from >=; to claim that A is no worse than B write a margin: A >= B - 0.05. Clips are the
+sampling unit: results of several seeds on one clip stay together, so what is said holds for new clips and these seeds.
+
+Tests: exact sign flips by clip (McNemar's test with one seed) for a difference of accuracies; the paired bootstrap for
+mAP; where there is a margin, the inversion of Newcombe's interval with one seed; a t-test of the clips' gains for an
+area under a curve, and for a margin with several seeds; the exact binomial test against a number; the exact sign test
+for radii, which are censored. Corrections: Holm 1979, Bonferroni, Benjamini & Hochberg 1995.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robust.evaluation.paired import compare, compare_accuracy, newcombe_p
+from robust.evaluation.summary import finite
+from robust.study.claims import Question, Term
+from robust.study.config import Correction
+from robust.study.values import Values
+
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim.
+
+    Attributes:
+        name, text, words, data: As asked.
+        verdict: `supported`, `not supported` or `undecided`.
+        a, b: The two sides: scores, or median radii.
+        effect: Their difference; of radii the ratio of the medians.
+        low, high: Ends of its 95 % interval (not corrected); absent for radii.
+        p, p_corrected: Two-sided.
+        more, fewer: Clips (with several seeds pairs of clip and seed) where A is better, or B; None where not counted.
+        test: How p was found.
+        clips, seeds: How many.
+        reason: Why it could not be decided at all, e.g. a failed cell.
+    """
+
+    name: str
+    text: str
+    words: str
+    data: str
+    verdict: str
+    a: float | None = None
+    b: float | None = None
+    effect: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_corrected: float | None = None
+    more: int | None = None
+    fewer: int | None = None
+    test: str = ""
+    clips: int = 0
+    seeds: int = 0
+    reason: str = ""
+
+    def told(self) -> str:
+        """The numbers in a line."""
+        if self.p is None:
+            return self.reason
+        shown = "" if self.effect is None else f"{'ratio of medians ' if self.low is None else ''}{self.effect:+.3g}"
+        if self.low is not None and self.high is not None:
+            shown += f" [{self.low:+.3g}, {self.high:+.3g}]"
+        elif self.more is not None:
+            shown += f"{', ' if shown else ''}larger on {self.more} clips, smaller on {self.fewer}"
+        corrected = self.p if self.p_corrected is None else self.p_corrected
+        seeds = "" if self.seeds == 1 else f" x {self.seeds} seeds"
+        return f"{shown}; p = {self.p:.2g}, corrected {corrected:.2g} ({self.test}, {self.clips} clips{seeds})"
+
+    def as_json(self) -> dict[str, Any]:
+        """Every attribute, None where a number is not finite."""
+        return {k: finite(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+def decide(asked: Sequence[Question], values: Values, correction: Correction, level: float) -> list[Verdict]:
+    """Verdicts on all claims, in their order.
+
+    Args:
+        asked: From `questions`.
+        values: Results by cell.
+        correction: For the number of claims.
+        level: Of significance, after correction.
+    """
+    found = [_test(question, values) for question in asked]
+    tested = [place for place, verdict in enumerate(found) if verdict.p is not None]
+    corrected = correct([found[place].p or 0.0 for place in tested], correction)
+    for place, p in zip(tested, corrected, strict=True):
+        found[place] = replace(found[place], p_corrected=p, verdict=_word(found[place], asked[place], p, level))
+    return found
+
+
+def correct(p: Sequence[float], how: Correction) -> list[float]:
+    """p-values corrected for their number, in the same order."""
+    count = len(p)
+    if how == "none" or count == 0:
+        return list(p)
+    if how == "bonferroni":
+        return [min(1.0, count * value) for value in p]
+    if how == "benjamini-hochberg":
+        from scipy.stats import false_discovery_control
+
+        return [float(value) for value in false_discovery_control(p, method="bh")]
+    order = np.argsort(p, kind="stable")
+    steps = np.array(p)[order] * np.arange(count, 0, -1)
+    found = np.empty(count)
+    found[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return found.tolist()
+
+
+def _word(verdict: Verdict, question: Question, p: float, level: float) -> str:
+    if p >= level or verdict.a is None or verdict.b is None:
+        return UNDECIDED
+    gain = verdict.a - verdict.b - question.margin
+    if question.left.measure == "radius":  # medians may tie where the clips do not
+        gain = float((verdict.more or 0) - (verdict.fewer or 0))
+    return SUPPORTED if (gain > 0) == question.sign.startswith(">") else NOT_SUPPORTED
+
+
+def _test(question: Question, values: Values) -> Verdict:
+    asked = Verdict(question.name, question.text, question.words, question.data, UNDECIDED)
+    problem = values.problem(question.left, question.data)
+    if isinstance(question.right, Term):
+        problem = problem or values.problem(question.right, question.data)
+    if problem:
+        return replace(asked, reason=problem)
+    if question.left.measure == "radius":
+        return _test_radii(asked, question, values)
+    if not isinstance(question.right, Term):
+        return _test_number(asked, question, values)
+    if values.task(question.left, question.data) == "multilabel":
+        return _test_map(asked, question, values)
+    left, right = (values.by_clip(term, question.data) for term in (question.left, question.right))
+    areas = "auc" in (question.left.measure, question.right.measure)
+    if areas or (question.margin and values.seeds > 1):
+        return _t_test(asked, left, right, question.margin)
+    found = compare_accuracy(left > 0, right > 0)
+    if question.margin:
+        p = newcombe_p(left[:, 0] > 0, right[:, 0] > 0, question.margin)
+        found = replace(found, p=p, test="Newcombe's interval against the margin")
+    told = replace(asked, a=found.a, b=found.b, effect=found.difference, low=found.low, high=found.high)
+    told = replace(told, p=found.p, test=found.test, clips=found.clips, seeds=found.seeds)
+    return replace(told, more=found.only_a, fewer=found.only_b)
+
+
+def _test_map(asked: Verdict, question: Question, values: Values) -> Verdict:
+    assert isinstance(question.right, Term)
+    if question.margin or "auc" in (question.left.measure, question.right.measure):
+        return replace(asked, reason="of mAP, scores at one level are compared, and without a margin")
+    sides = [values.views(term, question.data) for term in (question.left, question.right)]
+    found = compare(sides[0], sides[1], "multilabel")
+    told = replace(asked, a=found.a, b=found.b, effect=found.difference, low=found.low, high=found.high)
+    return replace(told, p=found.p, test=found.test, clips=found.clips, seeds=found.seeds)
+
+
+def _t_test(
+    asked: Verdict, left: NDArray[np.float64], right: NDArray[np.float64], margin: float, test: str = "paired t-test"
+) -> Verdict:
+    """Clips' gains, means over seeds, against the margin."""
+    from scipy.stats import t, ttest_1samp
+
+    gains = (left - right).mean(axis=1)
+    mean, count = float(gains.mean()), len(gains)
+    spread = float(gains.std(ddof=1)) if count > 1 else math.nan
+    if spread == 0.0:
+        # All clips alike: a t-test would divide by zero; so many clips of one sign have the sign test's p.
+        p, half = (1.0 if mean == margin else 2.0 * 0.5**count), 0.0
+    else:
+        p = float(ttest_1samp(gains, margin).pvalue)
+        half = float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
+    told = replace(asked, a=float(left.mean()), b=float(right.mean()), effect=mean, low=mean - half, high=mean + half)
+    return replace(told, p=p, test=test, clips=count, seeds=left.shape[1])
+
+
+def _test_number(asked: Verdict, question: Question, values: Values) -> Verdict:
+    """A score against a number: exactly, where every clip counts as right or wrong once."""
+    from scipy.stats import binomtest
+
+    if values.task(question.left, question.data) == "multilabel":
+        return replace(asked, reason="mAP has no test against a number; read its interval")
+    assert isinstance(question.right, float)
+    bound = question.right + question.margin
+    left = values.by_clip(question.left, question.data)
+    if question.left.measure == "auc" or left.shape[1] > 1:
+        found = _t_test(asked, left, np.full_like(left, bound), 0.0, "t-test")
+        return replace(found, b=question.right)
+    count, right = len(left), int(left.sum())
+    test = binomtest(right, count, min(max(bound, 0.0), 1.0))
+    ends = test.proportion_ci(method="wilson")
+    told = replace(asked, a=right / count, b=question.right, effect=right / count - bound, p=float(test.pvalue))
+    return replace(told, low=ends.low - bound, high=ends.high - bound, test="exact binomial", clips=count, seeds=1)
+
+
+def _test_radii(asked: Verdict, question: Question, values: Values) -> Verdict:
+    """Smallest radii clip by clip, the middle one of the seeds: which side's is the larger."""
+    from scipy.stats import binomtest
+
+    left = np.median(values.by_clip(question.left, question.data), axis=1)
+    if isinstance(question.right, Term):
+        right = np.median(values.by_clip(question.right, question.data), axis=1)
+    else:
+        right = np.full_like(left, question.right)
+    more, fewer = int((left > right).sum()), int((left < right).sum())
+    p = float(binomtest(more, more + fewer, 0.5).pvalue) if more + fewer else 1.0
+    a, b = float(np.median(left)), float(np.median(right))
+    ratio = a / b if b > 0 and math.isfinite(a) and math.isfinite(b) else None
+    told = replace(asked, a=a, b=b, effect=ratio, p=p, more=more, fewer=fewer, test="exact sign test")
+    return replace(told, clips=len(left), seeds=values.seeds)
