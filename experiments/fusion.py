@@ -32,9 +32,9 @@ from robust.atomic import write_atomically
 from robust.change import evaluate, swap
 from robust.data import Subset
 from robust.evaluation.conditions import Attack
-from robust.evaluation.seeds import generators_for
 from robust.evaluation.thresholds import thresholds
 from robust.memory import keep_freed_memory
+from robust.seeds import generators_for
 from robust.threats import ThreatModel, threat_model
 from robust.training import default_recipe, train, with_limits
 from robust.types import Dataset

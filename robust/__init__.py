@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from robust.change import evaluate as evaluate
     from robust.change import missing as missing
     from robust.change import swap as swap
-    from robust.curves import Curve as Curve
     from robust.curves import curve as curve
     from robust.curves import geomspace as geomspace
     from robust.data import load_data as load_data
     from robust.errors import RobustError as RobustError
+    from robust.evaluation.curve_summary import Curve as Curve
     from robust.evaluation.paired import compare as compare
     from robust.evaluation.thresholds import thresholds as thresholds
     from robust.training import train as train
@@ -51,7 +51,7 @@ _HOMES = {
     "evaluate": "robust.change",
     "missing": "robust.change",
     "swap": "robust.change",
-    "Curve": "robust.curves",
+    "Curve": "robust.evaluation.curve_summary",
     "curve": "robust.curves",
     "geomspace": "robust.curves",
     "load_data": "robust.data",

@@ -10,14 +10,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from attacks.errors import ThreatModelError, unknown
 from attacks.gradients import frozen
-from attacks.joint import Packing, packed_victim
 from attacks.pgd import PGD
 from attacks.supports import Support
 from robust.atomic import Folder, open_folder
@@ -25,7 +24,7 @@ from robust.errors import DataError
 from robust.evaluation.checks import Check, Subject, run_checks
 from robust.evaluation.condition_summary import multilabel_tables
 from robust.evaluation.conditions import Attack
-from robust.evaluation.engine import AlignedData, JointData, evaluate
+from robust.evaluation.engine import AlignedData, aligned_to, checked_batch, evaluate, fitting_batch
 from robust.evaluation.listening import save_triples
 from robust.evaluation.store import Store, git_revision, versions
 from robust.evaluation.summary import attack_summary, clean_score, robust_score
@@ -146,13 +145,6 @@ def attack(
     return AttackRun(clean_score(records, task), robust_score(records, task), found, summary, records)
 
 
-def aligned_to(victim: Victim, data: Dataset, packing: Packing | None) -> tuple[Victim, AlignedData]:
-    """Victim and clips as an attack sees them: with a packing, modalities are one."""
-    if packing is None:
-        return victim, AlignedData(data, victim.spec)
-    return cast(Victim, packed_victim(victim, packing)), JointData(data, victim.spec, packing)
-
-
 def make_config(settings: Mapping[str, Any]) -> PGD:
     """PGD settings from keyword arguments; an unknown one is an error."""
     allowed = PGD.__dataclass_fields__.keys()
@@ -169,12 +161,6 @@ def target_index(victim: Victim, target: str | None) -> int | None:
     if target not in victim.spec.labels:
         raise DataError(unknown("class", target, victim.spec.labels))
     return victim.spec.labels.index(target)
-
-
-def fitting_batch(victim: Victim, data: AlignedData) -> int:
-    """Clips at once: 64 of one second at 16 kHz, fewer of longer ones, in multiples of 8."""
-    size = sum(value[0].numel() for value in data.batch([0]).inputs.values())
-    return max(8, min(64, 64 * 16_000 // max(size, 1)) // 8 * 8)
 
 
 def make_manifest(
@@ -218,17 +204,6 @@ def _check_condition(condition: Attack, data: AlignedData) -> None:
     goal = condition.goal(batch.labels.clamp_min(0), logits)
     if condition.config.loss is not None:
         find_loss(condition.config.loss)(logits, goal)
-
-
-def checked_batch(batch_size: int | str) -> int:
-    """A number of clips at once, from what the user gave."""
-    try:
-        size = int(batch_size)
-    except ValueError:
-        size = 0
-    if size < 1:
-        raise DataError(f"The batch size must be 'auto' or a whole number from 1; given {batch_size!r}.")
-    return size
 
 
 def _subject(

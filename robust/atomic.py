@@ -110,15 +110,17 @@ def _put(path: UPath, content: bytes) -> None:
 
 
 def clear(folder: Folder) -> None:
-    """Removes a folder with all that is in it, if it is there.
+    """Removes a folder with all that is in it, or a file, if it is there.
 
     Raises:
         StoreError: If it cannot be removed.
     """
     try:
         if isinstance(folder, Path):
-            if folder.exists():
+            if folder.is_dir():
                 shutil.rmtree(folder)
+            else:
+                folder.unlink(missing_ok=True)
         elif folder.fs.exists(folder.path):
             folder.fs.rm(folder.path, recursive=True)
     except OSError as error:

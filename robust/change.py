@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from attacks.gradients import Oracle, frozen
-from robust.api import checked_batch, fitting_batch, make_manifest
+from robust.api import make_manifest
 from robust.atomic import Folder, open_folder
 from robust.evaluation import engine
 from robust.evaluation.condition_summary import condition_score, condition_summary, score_dict
 from robust.evaluation.conditions import Condition
 from robust.evaluation.deletions import Fill, Missing, Swap, mean_input
 from robust.evaluation.dominance import Dominance, dominance
-from robust.evaluation.engine import AlignedData
+from robust.evaluation.engine import AlignedData, checked_batch, fitting_batch
 from robust.evaluation.store import Store
 from robust.evaluation.summary import clean_score
 from robust.metrics.classification import Score

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from attacks.errors import ThreatModelError, unknown
 from attacks.joint import JOINT
 from attacks.pgd import PGD
-from attacks.threat import Unit
-from robust.api import aligned_to, checked_batch, fitting_batch, make_config, make_manifest
+from attacks.threat import Ball, Unit
+from robust.api import make_config, make_manifest
 from robust.atomic import Folder, open_folder
 from robust.evaluation.condition_summary import condition_score
 from robust.evaluation.conditions import Attack, Condition
 from robust.evaluation.curve_summary import Curve, from_scales, from_scores
-from robust.evaluation.engine import AlignedData, evaluate
+from robust.evaluation.engine import AlignedData, aligned_to, checked_batch, evaluate, fitting_batch
 from robust.evaluation.radius_search import RadiusSearch, shares
 from robust.evaluation.store import Store
 from robust.evaluation.summary import clean_score, robust_score
 from robust.evaluation.sweeps import find_sweep
 from robust.threats import BOTH, DEFAULT_EPS, ThreatModel, posed, threat_model
-from robust.types import Dataset
+from robust.types import Batch, Dataset
 from robust.victims.base import Victim
 
 ATTACK = "attack"
@@ -47,7 +47,7 @@ def curve(
     *,
     norm: str = "linf",
     eps: Sequence[float] | NDArray[np.float64] | None = None,
-    unit: Unit = "amplitude",
+    unit: str = "amplitude",
     modality: str = "audio",
     scale: Mapping[str, float] | None = None,
     against: str = ATTACK,
@@ -95,20 +95,16 @@ def curve(
         folder = Path(scratch) / "run" if out is None else open_folder(out)
         run = _Run(victim, data, folder, resume, batch_size, seed, facts or {})
         if against == ATTACK:
-            levels, unit = attack_levels(norm, eps, unit, modality)
-            threat = _threat(victim, norm, levels[-1], unit, modality, scale)
-            axis = attack_axis(norm, modality, unit)
+            levels, own, threats = attacked_levels(victim, norm, eps, unit, modality, scale)
+            axis = attack_axis(norm, modality, own)
+            attacks = [Attack(each.balls, chosen, packing=each.packing) for each in threats]
             if victim.spec.task == "multiclass":
-                found = run.search(Attack(threat.balls, chosen, packing=threat.packing), levels, axis)
+                found = run.search(attacks[-1], levels, axis)
             else:
-                threats = [_threat(victim, norm, level, unit, modality, scale) for level in levels]
-                found = run.sweep([Attack(each.balls, chosen, packing=each.packing) for each in threats], levels, axis)
+                found = run.sweep(attacks, levels, axis)
         else:
-            sweep = find_sweep(against)
-            levels = list(sweep.usual) if eps is None else [float(level) for level in eps]
-            _check_order(levels, falling=sweep.axis["harder"] == "down")
-            axis = {**sweep.axis, "modality": modality}
-            found = run.sweep([sweep.condition(level, modality) for level in levels], levels, axis)
+            levels, conditions, axis = swept_levels(against, eps, modality)
+            found = run.sweep(conditions, levels, axis)
         if out is not None:
             told = {
                 "kind": "curve",
@@ -121,20 +117,65 @@ def curve(
     return found
 
 
+def attacked_levels(
+    victim: Victim,
+    norm: str,
+    eps: Sequence[float] | NDArray[np.float64] | None,
+    unit: str,
+    modality: str,
+    scale: Mapping[str, float] | None,
+) -> tuple[list[float], Unit, list[ThreatModel]]:
+    """The levels of an attacked axis, their unit, and the budget at each.
+
+    Raises:
+        ThreatModelError: For what does not fit together, and for levels that do not go from easy to hard.
+    """
+    threat_model(victim, modality, "linf", 0.0)  # a modality that is not there is told before radii for it
+    levels, own = attack_levels(norm, eps, unit, modality)
+    shares(levels, own)
+    return levels, own, [_threat(victim, norm, level, own, modality, scale) for level in levels]
+
+
+def swept_levels(
+    against: str, eps: Sequence[float] | NDArray[np.float64] | None, modality: str
+) -> tuple[list[float], list[Condition], dict[str, Any]]:
+    """The levels of a sweep, the condition at each, and the axis; see `Curve.axis`.
+
+    Raises:
+        ThreatModelError: For a sweep that is not there, and for levels that do not go from easy to hard.
+    """
+    sweep = find_sweep(against)
+    levels = list(sweep.usual) if eps is None else [float(level) for level in eps]
+    _check_order(levels, falling=sweep.axis["harder"] == "down")
+    return levels, [sweep.condition(level, modality) for level in levels], {**sweep.axis, "modality": modality}
+
+
+def check_radii(threat: Mapping[str, Ball], batch: Batch) -> None:
+    """Raises `ThreatModelError` for a radius beyond the data range, before anything is computed."""
+    for name, ball in threat.items():
+        ball.around(batch.inputs[name], batch.valid.get(name))
+
+
 def attack_levels(
-    norm: str, eps: Sequence[float] | NDArray[np.float64] | None, unit: Unit, modality: str
+    norm: str, eps: Sequence[float] | NDArray[np.float64] | None, unit: str, modality: str
 ) -> tuple[list[float], Unit]:
     """The levels of an attacked axis and their unit; usual ones where none are given."""
     if norm not in NORMS:
         raise ThreatModelError(unknown("norm", norm, NORMS))
+    if unit not in get_args(Unit):
+        raise ThreatModelError(unknown("unit", unit, get_args(Unit)))
     if norm == "snr":
         return (list(USUAL_SNR_DB) if eps is None else [float(level) for level in eps]), "snr_db"
     if eps is not None:
-        return [float(level) for level in eps], unit
+        return [float(level) for level in eps], cast(Unit, unit)
     if unit != "amplitude":
         raise ThreatModelError(f"There are no usual radii in {unit}; give them with --eps.")
-    usual = DEFAULT_EPS["audio" if modality == BOTH else modality][norm]
-    return geomspace(usual / SPAN, min(usual * SPAN, 1.0) if norm == "linf" else usual * SPAN, COUNT).tolist(), unit
+    named = "audio" if modality == BOTH else modality
+    if named not in DEFAULT_EPS:
+        raise ThreatModelError(f"There are no usual radii for the modality {modality!r}; give them with --eps.")
+    usual = DEFAULT_EPS[named][norm]
+    most = min(usual * SPAN, 1.0) if norm == "linf" else usual * SPAN
+    return geomspace(usual / SPAN, most, COUNT).tolist(), "amplitude"
 
 
 def attack_axis(norm: str, modality: str, unit: Unit) -> dict[str, Any]:
@@ -201,9 +242,7 @@ class _Run:
         """One bisection over all levels."""
         condition = RadiusSearch(attack, tuple(shares(levels, axis["unit"]).tolist()))
         victim, aligned = aligned_to(self.victim, self.data, attack.packing)
-        first = aligned.batch([0])
-        for name, ball in attack.threat.items():
-            ball.around(first.inputs[name], first.valid.get(name))  # a radius beyond the data range is refused now
+        check_radii(attack.threat, aligned.batch([0]))
         store = self._store(self.folder, victim, condition, aligned, {"levels": list(levels), "axis": dict(axis)})
         self._evaluate(victim, aligned, condition, store)
         return from_scales(store.records(), condition.grid, levels, self.victim.spec.name, axis)
@@ -214,7 +253,10 @@ class _Run:
         packing = getattr(conditions[0], "packing", None)
         victim, aligned = aligned_to(self.victim, self.data, packing)
         told = {"levels": list(levels), "axis": dict(axis)}
-        self._store(self.folder, victim, conditions[-1], aligned, told)
+        hardest = conditions[-1]
+        if isinstance(hardest, Attack):
+            check_radii(hardest.threat, aligned.batch([0]))
+        self._store(self.folder, victim, hardest, aligned, told)
         for place, condition in enumerate(conditions):
             folder = self.folder / "levels" / f"{place:02d}"
             store = self._store(folder, victim, condition, aligned, {"level": levels[place]})

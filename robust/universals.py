@@ -17,19 +17,19 @@ from attacks.legacy import Legacy, legacy_universal
 from attacks.supports import Support
 from attacks.threat import Ball
 from attacks.universal import Clips, Universal, UniversalResult, fit_universal, random_universal
-from robust.api import fitting_batch, make_manifest, target_index
+from robust.api import make_manifest, target_index
 from robust.atomic import Folder, open_folder
 from robust.errors import StoreError
 from robust.evaluation.condition_summary import comparison_dict, condition_score, score_dict
 from robust.evaluation.conditions import Attack
-from robust.evaluation.engine import AlignedData, evaluate
+from robust.evaluation.engine import AlignedData, evaluate, fitting_batch
 from robust.evaluation.paired import compare
 from robust.evaluation.progress import track
-from robust.evaluation.seeds import derived_seed
 from robust.evaluation.shared import SharedPerturbation
 from robust.evaluation.store import Store
 from robust.evaluation.summary import clean_score
 from robust.metrics.classification import Score
+from robust.seeds import derived_seed
 from robust.threats import posed, threat_model
 from robust.types import Dataset
 from robust.victims.base import Victim

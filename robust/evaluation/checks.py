@@ -22,8 +22,8 @@ from attacks.radii import widest_norm
 from attacks.threat import Region
 from robust.evaluation.conditions import Attack, with_radius
 from robust.evaluation.progress import track
-from robust.evaluation.seeds import generators_for
 from robust.metrics.classification import mean_average_precision
+from robust.seeds import generators_for
 from robust.types import Batch
 from robust.victims.base import Victim
 

@@ -22,7 +22,7 @@ from attacks.pgd import PGD, AttackResult, pgd
 from attacks.projections import lengths
 from attacks.supports import Support, out_of_support
 from attacks.threat import Ball
-from robust.evaluation.seeds import generators_for
+from robust.seeds import generators_for
 from robust.types import Batch, Outcome
 
 
@@ -38,6 +38,21 @@ class Condition(Protocol):
 
     def apply(self, victim: Victim, batch: Batch, clean_logits: Tensor, seed: int) -> Outcome:
         """The changed inputs, and columns for the records."""
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """Nothing is done: the score as it is."""
+
+    name: str = "clean"
+
+    def describe(self) -> dict[str, Any]:
+        """Its name."""
+        return {"condition": self.name}
+
+    def apply(self, victim: Victim, batch: Batch, clean_logits: Tensor, seed: int) -> Outcome:
+        """The inputs as they are."""
+        return Outcome(batch.inputs, {})
 
 
 SUCCESS = {

@@ -16,7 +16,7 @@ from attacks.gradients import Oracle, Victim
 from attacks.projections import per_example
 from robust.errors import DataError
 from robust.evaluation.engine import UNLABELLED, AlignedData
-from robust.evaluation.seeds import generators_for
+from robust.seeds import generators_for
 from robust.types import Batch, Outcome
 
 Fill: TypeAlias = Literal["zeros", "mean", "silence"]

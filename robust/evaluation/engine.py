@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from attacks.gradients import Oracle, frozen
-from attacks.joint import Packing
+from attacks.joint import Packing, packed_victim
 from attacks.losses import Goal, margin
 from robust.data.reading import read_batches, read_clips
 from robust.errors import DataError
@@ -97,6 +97,30 @@ def align_labels(data: Dataset, spec: VictimSpec) -> Tensor:
             f"`robust train --data {data.name}`, or name the folders after the model's classes."
         )
     return torch.tensor([places[label] for label in data.labels])
+
+
+def aligned_to(victim: Victim, data: Dataset, packing: Packing | None) -> tuple[Victim, AlignedData]:
+    """Victim and clips as an attack sees them: with a packing, modalities are one."""
+    if packing is None:
+        return victim, AlignedData(data, victim.spec)
+    return cast(Victim, packed_victim(victim, packing)), JointData(data, victim.spec, packing)
+
+
+def fitting_batch(victim: Victim, data: AlignedData) -> int:
+    """Clips at once: 64 of one second at 16 kHz, fewer of longer ones, in multiples of 8."""
+    size = sum(value[0].numel() for value in data.batch([0]).inputs.values())
+    return max(8, min(64, 64 * 16_000 // max(size, 1)) // 8 * 8)
+
+
+def checked_batch(batch_size: int | str) -> int:
+    """A number of clips at once, from what the user gave."""
+    try:
+        size = int(batch_size)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise DataError(f"The batch size must be 'auto' or a whole number from 1; given {batch_size!r}.")
+    return size
 
 
 def evaluate(

@@ -27,7 +27,7 @@ from attacks.errors import ThreatModelError, unknown
 from attacks.gradients import Victim
 from attacks.projections import lengths
 from robust.evaluation.deletions import check_modality, silence
-from robust.evaluation.seeds import generators_for
+from robust.seeds import generators_for
 from robust.types import Batch, Outcome
 
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from attacks.errors import ThreatModelError
 from attacks.gradients import Victim
-from attacks.minimal import MinimalResult, minimal_scale
+from attacks.minimal import minimal_scale
+from attacks.radii import MinimalResult
 from attacks.threat import Unit
 from robust.evaluation.conditions import Attack, audited_within
-from robust.evaluation.seeds import generators_for
+from robust.seeds import generators_for
 from robust.types import Batch, Outcome
 
 DECIBELS = {"dbfs": 1.0, "snr_db": -1.0}

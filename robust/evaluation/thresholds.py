@@ -27,8 +27,8 @@ from attacks.threat import ORDERS, Ball, Norm
 from robust.errors import DataError
 from robust.evaluation.engine import UNLABELLED, AlignedData
 from robust.evaluation.progress import track
-from robust.evaluation.seeds import generators_for
 from robust.evaluation.threshold_summary import threshold_summary
+from robust.seeds import generators_for
 from robust.types import Batch, Dataset, VictimSpec
 from robust.victims.base import Victim
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from robust.atomic import open_folder
+from robust.atomic import Folder, clear, open_folder
 from robust.study.conditions import AnyCondition
 from robust.study.opening import open_data, open_victim
 
@@ -27,6 +27,7 @@ def compute(payload: Mapping[str, Any]) -> None:
     folder, task = open_folder(payload["folder"]), payload["task"]
     if (folder / "summary.json").is_file():
         return
+    _clear_unbegun(folder)
     condition: Any = TypeAdapter(AnyCondition).validate_python(task["condition"])
     device = payload["device"]
     kinds.run(
@@ -41,6 +42,14 @@ def compute(payload: Mapping[str, Any]) -> None:
             others={role: open_victim(other, device) for role, other in task["others"].items()},
         )
     )
+
+
+def _clear_unbegun(folder: Folder) -> None:
+    """Removes folders of runs that a kill left without a manifest: those hold at most the half of one."""
+    levels = folder / "levels"
+    for place in [folder, *(levels.iterdir() if levels.is_dir() else ())]:
+        if not (place / "manifest.json").is_file():
+            clear(place)
 
 
 def train(payload: Mapping[str, Any]) -> None:
@@ -62,6 +71,7 @@ def train(payload: Mapping[str, Any]) -> None:
         learning_rate=asked["learning_rate"],
         weight_decay=asked["weight_decay"],
         mixup_alpha=asked["mixup"],
+        patience=asked["patience"],
         seed=payload["seed"],
     )
     training.train(

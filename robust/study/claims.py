@@ -10,22 +10,25 @@ radii) and `radius` (the smallest radius that breaks a clip, told by its median)
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from robust.curves import ATTACK, USUAL_SNR_DB
 from robust.errors import unknown
+from robust.evaluation.sweeps import find_sweep
 from robust.study.conditions import CurveKind
 from robust.study.config import Claim, Study
 from robust.study.plan import Cell
 from robust.study.source import Source, StudyError
 
 MEASURES = ("clean", "robust", "auc", "radius")
-SCORED = ("attack", "curve", "missing", "swap", "occlude", "noise", "universal")
+SCORED = ("attack", "curve", "clean", "missing", "swap", "occlude", "noise", "universal")
 """Kinds with one row for each clip."""
 _TERM = re.compile(
     r"^(?P<victim>[A-Za-z0-9_-]+)(\[(?P<condition>[A-Za-z0-9_-]+)\])?\.(?P<measure>[a-z]+)"
-    r"(@(?P<level>[-+]?[0-9.]+([eE][-+]?[0-9]+)?))?$"
+    r"(@(?P<level>[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?))?$"
 )
 _CLAIM = re.compile(
     r"^(?P<left>\S+)\s*(?P<sign>>=|<=|>|<)\s*(?P<right>\S+)(\s*(?P<way>[+-])\s*(?P<margin>[0-9.eE-]+))?$"
@@ -101,11 +104,28 @@ def _read(name: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
         right: Term | float = float(parts["right"])
     except ValueError:
         right = _term(parts["right"], claim, data, study, cells, where)
-        if (right.measure == "radius") != (left.measure == "radius"):
-            raise StudyError(f"{where}a radius can be compared with a radius alone.") from None
-    if left.measure == "radius" and margin:
-        raise StudyError(f"{where}radii are compared without a margin.")
+    if not math.isfinite(margin) or (isinstance(right, float) and not math.isfinite(right)):
+        raise StudyError(f"{where}numbers in a claim are finite; given {claim.text!r}.")
+    _check_radii(left, right, margin, study, where)
     return Question(name, claim.text, claim.words, data, left, parts["sign"], right, margin)
+
+
+def _check_radii(left: Term, right: Term | float, margin: float, study: Study, where: StudyError) -> None:
+    """A radius goes with another in the same norm and unit; one in dB, of which less may be more, with no number."""
+    terms = [term for term in (left, right) if isinstance(term, Term)]
+    kinds = [asked for term in terms if isinstance(asked := study.conditions[term.condition], CurveKind)]
+    if not any(term.measure == "radius" for term in terms):
+        return
+    if not all(term.measure == "radius" for term in terms):
+        raise StudyError(f"{where}a radius can be compared with a radius alone.")
+    if margin:
+        raise StudyError(f"{where}radii are compared without a margin.")
+    units = [(asked.norm, "dB" if asked.norm == "snr" else asked.unit) for asked in kinds]
+    if len(set(units)) > 1:
+        told = " and ".join(f"{norm} in {unit}" for norm, unit in units)
+        raise StudyError(f"{where}radii of different norms or units cannot be compared: {told}.")
+    if isinstance(right, float) and units[0][1] in ("dB", "dbfs"):
+        raise StudyError(f"{where}a radius in dB is compared with a radius alone; ask for robust@LEVEL instead.")
 
 
 def _term(text: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell], where: StudyError) -> Term:
@@ -154,7 +174,18 @@ def _check_level(text: str, measure: str, level: float | None, study: Study, con
     if (measure == "robust" and curve) != (level is not None):
         need = "needs a level of the curve, e.g. @0.001" if curve else "takes no level"
         raise StudyError(f"{where}{text!r} {need}.")
-    known = asked.eps if isinstance(asked, CurveKind) else None
-    if level is not None and known is not None and not any(abs(level - one) <= 1e-6 * abs(one) for one in known):
+    known = _levels_of(asked) if isinstance(asked, CurveKind) else ()
+    if level is not None and not known:
+        raise StudyError(f"{where}give the condition {condition!r} its levels by `eps`, so that {level:g} is one.")
+    if level is not None and not any(abs(level - one) <= 1e-6 * abs(one) for one in known):
         levels = ", ".join(f"{one:g}" for one in known)
         raise StudyError(f"{where}{level:g} is no level of the curve {condition!r}; it has {levels}.")
+
+
+def _levels_of(asked: CurveKind) -> Sequence[float]:
+    """The levels of a curve; none where they depend on the victim."""
+    if asked.eps is not None:
+        return asked.eps
+    if asked.against != ATTACK:
+        return find_sweep(asked.against).usual
+    return USUAL_SNR_DB if asked.norm == "snr" else ()

@@ -5,11 +5,18 @@ A kind says what is measured; `robust.study.kinds` holds what runs it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from attacks.losses import LOSSES
+from robust.errors import unknown
+from robust.evaluation.conditions import SUCCESS
 from robust.evaluation.curve_summary import level_range
+from robust.evaluation.latents import METHODS
+from robust.evaluation.occlusion import PATTERNS
+from robust.evaluation.sweeps import SWEEPS
 
 Norm = Literal["linf", "l2", "l1"]
 Unit = Literal["amplitude", "dbfs", "lsb16", "snr_db", "pixel255"]
@@ -30,7 +37,30 @@ def levels(given: Any) -> Any:
     return level_range(first, last, count)
 
 
-Levels = Annotated[list[float] | None, BeforeValidator(levels)]
+def _of(what: str, known: Callable[[], Iterable[str]]) -> AfterValidator:
+    """A name that must be among those known."""
+
+    def check(given: str) -> str:
+        if given not in (names := list(known())):
+            raise ValueError(unknown(what, given, names))
+        return given
+
+    return AfterValidator(check)
+
+
+def _each_once(given: list[str]) -> list[str]:
+    if len(set(given)) < len(given):
+        raise ValueError("each name once")
+    return given
+
+
+Levels = Annotated[Annotated[list[float], Field(min_length=1)] | None, BeforeValidator(levels)]
+Names = Annotated[list[str], Field(min_length=1), AfterValidator(_each_once)]
+Loss = Annotated[str, _of("loss", lambda: LOSSES)]
+Success = Annotated[str, _of("success", lambda: SUCCESS)]
+Against = Annotated[str, _of("sweep", lambda: ("attack", *SWEEPS))]
+PatternName = Annotated[str, _of("pattern", lambda: PATTERNS)]
+Method = Annotated[str, _of("method", lambda: METHODS)]
 
 
 class Condition(BaseModel):
@@ -39,8 +69,8 @@ class Condition(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str
-    victims: list[str] | None = None
-    data: list[str] | None = None
+    victims: Names | None = None
+    data: Names | None = None
     modality: str | None = None
 
 
@@ -49,7 +79,7 @@ class Optimised(Condition):
 
     steps: int = Field(40, ge=1)
     restarts: int = Field(1, ge=1)
-    loss: str | None = None
+    loss: Loss | None = None
     schedule: Literal["auto", "apgd", "cosine", "constant"] = "auto"
 
 
@@ -67,7 +97,7 @@ class AttackKind(Optimised):
     cut: bool = False
     rescale: bool = False
     target: str | None = None
-    success: str | None = None
+    success: Success | None = None
     checks: bool = True
 
 
@@ -79,8 +109,14 @@ class CurveKind(Optimised):
     eps: Levels = None
     unit: Unit = "amplitude"
     scale: dict[str, float] | None = None
-    against: str = "attack"
+    against: Against = "attack"
     threshold: float = Field(0.5, gt=0, lt=1)
+
+
+class CleanKind(Condition):
+    """Nothing is done."""
+
+    kind: Literal["clean"]
 
 
 class MissingKind(Condition):
@@ -100,7 +136,7 @@ class OccludeKind(Condition):
     """Parts of a modality are hidden; a name from `robust.evaluation.occlusion.PATTERNS`."""
 
     kind: Literal["occlude"]
-    pattern: str
+    pattern: PatternName
 
 
 class NoiseKind(Condition):
@@ -150,7 +186,7 @@ class LatentsKind(Condition):
     kind: Literal["latents"]
     norm: Norm = "linf"
     eps: float | None = None
-    method: str = "pca"
+    method: Method = "pca"
     steps: int = Field(40, ge=1)
 
 
@@ -165,6 +201,7 @@ class LatencyKind(Condition):
 AnyCondition = (
     AttackKind
     | CurveKind
+    | CleanKind
     | MissingKind
     | SwapKind
     | OccludeKind

@@ -28,7 +28,8 @@ from robust.errors import unknown
 from robust.study.conditions import AnyCondition
 from robust.study.source import Source, StudyError
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*(-[A-Za-z0-9_]+)*")
+LONGEST_NAME = 60
 Correction = Literal["holm", "bonferroni", "benjamini-hochberg", "none"]
 
 
@@ -49,12 +50,13 @@ class Training(Strict):
     batch_size: int = Field(32, ge=1)
     init: str | None = None
     half: bool = False
+    patience: int | None = Field(None, ge=1)
     clips: int | None = Field(None, ge=1)
     config: dict[str, Any] = {}
 
 
 class VictimEntry(Strict):
-    """One victim. `{seed}`, `{data}` and `{victim}` in `weights` stand for those of the cell."""
+    """One victim. Filled in `weights`: `{victim}`, `{data}`, `{seed}`, and `{set}`, the data's registered name."""
 
     model: str | None = None
     weights: str | None = None
@@ -126,17 +128,30 @@ def check_study(source: Source) -> Study:
                     told = unknown(group.removesuffix("s"), wanted, getattr(study, group))
                     raise source.error(("conditions", name, group, place), told)
     for name, entry in study.victims.items():
-        if entry.train is not None and entry.weights is None:
-            raise source.error(("victims", name, "train"), f"{name} is trained, so it needs `weights`: where they go.")
+        _check_training(name, entry, source)
     return study
+
+
+def _check_training(name: str, entry: VictimEntry, source: Source) -> None:
+    """What is trained here is a registered model, and its weights go into a file of the right name."""
+    if entry.train is None:
+        return
+    place = ("victims", name, "train")
+    if entry.weights is None:
+        raise source.error(place, f"{name} is trained, so it needs `weights`: where they go.")
+    if not entry.weights.endswith(".safetensors"):
+        raise source.error(("victims", name, "weights"), f"weights go into FILE.safetensors; given {entry.weights!r}.")
+    if ":" in (entry.model or ""):
+        raise source.error(place, f"only models of `robust victims` are trained here; {name} is {entry.model!r}.")
 
 
 def _check_names(study: Study, source: Source) -> None:
     """Names become parts of paths and of claims."""
     places = [(group, name) for group in ("victims", "data", "conditions") for name in getattr(study, group)]
     for place, name in [(("name",), study.name), *((place, place[1]) for place in places)]:
-        if not NAME.match(name):
-            raise source.error(place, f"the name {name!r} may hold letters, digits, - and _ alone.")
+        if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+            allowed = f"up to {LONGEST_NAME} letters, digits, single - and _, and begins with a letter or digit"
+            raise source.error(place, f"a name has {allowed}; given {name!r}.")
     if len(set(study.seeds)) < len(study.seeds):
         raise source.error(("seeds",), f"each seed once; given {study.seeds}.")
 
@@ -162,10 +177,13 @@ def _first_mistake(error: ValidationError, source: Source) -> StudyError:
     if found["type"] == "literal_error" and isinstance(found["input"], str):
         words = re.findall(r"'([^']*)'", said)
         return source.error(place, f"in {where}: " + unknown(str(place[-1]), found["input"], words))
-    given = "" if isinstance(found["input"], dict) else f"; given {found['input']!r}"
     if found["type"] == "too_short":
         return source.error(place, f"{where} is empty: the grid would have no cell.")
-    return source.error(place, f"{where}: {said.removeprefix('Value error, ')}{given}.")
+    said = said.removeprefix("Value error, ")
+    if said.endswith("."):
+        return source.error(place, f"in {where}: {said}")
+    given = "" if isinstance(found["input"], dict) else f"; given {found['input']!r}"
+    return source.error(place, f"{where}: {said}{given}.")
 
 
 def _place(loc: tuple[str | int, ...], source: Source) -> tuple[str | int, ...]:

@@ -11,9 +11,8 @@ import torch
 
 from attacks.gradients import Oracle, frozen
 from attacks.losses import Goal, margin
-from robust.api import fitting_batch
 from robust.errors import RobustError
-from robust.evaluation.engine import AlignedData
+from robust.evaluation.engine import AlignedData, fitting_batch
 from robust.study.opening import open_data, open_victim
 from robust.study.plan import Cell
 from robust.study.run import Plan
@@ -41,24 +40,25 @@ def estimate(plan: Plan, states: Sequence[str]) -> list[float | None]:
 
 def steps(cell: Cell) -> float:
     """How many gradient steps of one clip a cell is worth."""
-    settings, clips = cell.task["condition"], len(open_data(cell.task["data"]))
+    settings = dict(cell.task["condition"])
+    clips = float(len(open_data(cell.task["data"])))
     one_run = settings.get("steps", 1) * settings.get("restarts", 1) * STANDING
     if settings["kind"] == "curve":
         levels = len(settings["eps"] or range(20))
         if settings["against"] != "attack":
-            return clips * 2 * FORWARD * levels
-        return clips * one_run * (1 + math.log2(levels))
+            return float(clips * 2 * FORWARD * levels)
+        return float(clips * one_run * (1 + math.log2(levels)))
     if settings["kind"] == "attack":
-        return clips * one_run + (32 * 4 * settings["steps"] + 800 * FORWARD if settings["checks"] else 0)
+        return float(clips * one_run + (32 * 4 * settings["steps"] + 800 * FORWARD if settings["checks"] else 0))
     if settings["kind"] == "universal":
         return float(settings["fit_limit"] * settings["epochs"] + 4 * clips)
     if settings["kind"] == "thresholds":
-        return clips * one_run * 4 * (3 + math.log(16) / math.log(settings["tolerance"]) / 4)
+        return float(clips * one_run * 4 * (3 + math.log(16) / math.log(settings["tolerance"]) / 4))
     if settings["kind"] == "surface":
-        return settings["clips"] * (one_run + settings["points"] ** 2 * FORWARD)
+        return float(settings["clips"] * (one_run + settings["points"] ** 2 * FORWARD))
     if settings["kind"] == "latency":
         return float(settings["repeats"] * settings["batch_size"])
-    return clips * (one_run + 2 * FORWARD)
+    return float(clips * (one_run + 2 * FORWARD))
 
 
 def spoken(seconds: float) -> str:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attacks.joint import JOINT
 from attacks.pgd import PGD
 from attacks.universal import Universal
 from robust import api, change, curves, universals
 from robust.atomic import Folder, clear, write_atomically
-from robust.errors import VictimError
-from robust.evaluation.conditions import Attack
-from robust.evaluation.occlusion import Occlusion, WhiteNoise
+from robust.errors import VictimError, unknown
+from robust.evaluation.conditions import Attack, Unchanged
+from robust.evaluation.engine import AlignedData, aligned_to
+from robust.evaluation.occlusion import PATTERNS, Occlusion, WhiteNoise
 from robust.study import conditions as kinds
-from robust.threats import BOTH, make_support, posed, threat_model
+from robust.threats import ThreatModel, make_support, posed, threat_model
 from robust.types import Dataset
 from robust.victims import Victim
 
@@ -65,13 +65,45 @@ def run(cell: Opened) -> None:
     RUNNERS[type(cell.condition)](cell)
 
 
-def check_modality(victim: Victim, modality: str | None) -> None:
-    """Raises `VictimError` if the victim has no such input to be attacked."""
+def check(victim: Victim, data: Dataset, condition: kinds.Condition) -> None:
+    """Holds a condition against a victim and the first clip of the data, by no pass through the victim.
+
+    Raises:
+        RobustError: For a modality that the victim has not, and budgets that cannot be.
+    """
+    modality = condition.modality or victim.spec.modalities[0]
+    victim, data = posed(victim, data, modality)
+    if isinstance(condition, kinds.AttackKind):
+        _check_attack(victim, data, modality, condition)
+    elif isinstance(condition, kinds.CurveKind) and condition.against == curves.ATTACK:
+        asked = (condition.norm, condition.eps, condition.unit, modality, condition.scale)
+        _check_radii(victim, data, curves.attacked_levels(victim, *asked)[2][-1])
+    elif isinstance(condition, kinds.UniversalKind | kinds.SurfaceKind | kinds.LatentsKind):
+        _check_radii(victim, data, threat_model(victim, modality, condition.norm, condition.eps))
+    elif not isinstance(condition, kinds.CleanKind | kinds.ThresholdsKind | kinds.LatencyKind):
+        _check_one_modality(victim, modality)
+        if isinstance(condition, kinds.CurveKind):
+            curves.swept_levels(condition.against, condition.eps, modality)
+        if isinstance(condition, kinds.OccludeKind):
+            length = AlignedData(data, victim.spec).batch([0]).inputs[modality].shape[1]
+            PATTERNS[condition.pattern].mask(length)
+
+
+def _check_attack(victim: Victim, data: Dataset, modality: str, asked: kinds.AttackKind) -> None:
+    allowed = make_support(victim.spec.sample_rate, window=asked.window, band=asked.band, mels=asked.mels)
+    threat = threat_model(victim, modality, asked.norm, asked.eps, asked.unit, support=allowed, scale=asked.scale)
+    Attack(threat.balls, target=api.target_index(victim, asked.target), success=asked.success)
+    _check_radii(victim, data, threat)
+
+
+def _check_radii(victim: Victim, data: Dataset, threat: ThreatModel) -> None:
+    curves.check_radii(threat.balls, aligned_to(victim, data, threat.packing)[1].batch([0]))
+
+
+def _check_one_modality(victim: Victim, modality: str) -> None:
     own = victim.spec.modalities
-    if modality in (BOTH, JOINT) and len(own) < 2:
-        raise VictimError(f"The modality {modality!r} is for victims of several; {victim.spec.name!r} takes {own[0]}.")
-    if modality is not None and modality not in (*own, BOTH, JOINT, "logmel"):
-        raise VictimError(f"{victim.spec.name!r} has no modality {modality!r}; it takes {', '.join(own)}.")
+    if modality not in own:
+        raise VictimError(unknown(f"modality of {victim.spec.name}", modality, own))
 
 
 def _attack(cell: Opened) -> None:
@@ -128,8 +160,11 @@ def _pgd(asked: kinds.Optimised) -> PGD:
 def _change(cell: Opened) -> None:
     asked = cell.condition
     victim, data = posed(cell.victim, cell.data, cell.modality)
-    if isinstance(asked, kinds.MissingKind):
-        condition: Any = change.missing(victim, data, cell.modality, asked.fill)
+    condition: Any
+    if isinstance(asked, kinds.CleanKind):
+        condition = Unchanged()
+    elif isinstance(asked, kinds.MissingKind):
+        condition = change.missing(victim, data, cell.modality, asked.fill)
     elif isinstance(asked, kinds.SwapKind):
         condition = change.swap(victim, data, cell.modality)
     elif isinstance(asked, kinds.OccludeKind):
@@ -242,6 +277,7 @@ def _plain(value: Any) -> Any:
 RUNNERS: Mapping[type[kinds.Condition], Callable[[Opened], None]] = {
     kinds.AttackKind: _attack,
     kinds.CurveKind: _curve,
+    kinds.CleanKind: _change,
     kinds.MissingKind: _change,
     kinds.SwapKind: _change,
     kinds.OccludeKind: _change,
@@ -252,5 +288,5 @@ RUNNERS: Mapping[type[kinds.Condition], Callable[[Opened], None]] = {
     kinds.LatentsKind: _latents,
     kinds.LatencyKind: _latency,
 }
-CHANGES = ("missing", "swap", "occlude", "noise")
+CHANGES = ("clean", "missing", "swap", "occlude", "noise")
 """Kinds whose runs are of the kind `change`."""

@@ -24,7 +24,13 @@ def open_victim(named: Mapping[str, Any], device: str) -> Victim:
 def open_data(named: Mapping[str, Any], *, split: str | None = None, limit: int | None = None) -> Dataset:
     """The data set `{"set", "split", "root", "limit", "options"}`; another split or limit of it if given."""
     chosen = dict(named) if split is None else {**named, "split": split, "limit": limit}
-    return _data(json.dumps(chosen, sort_keys=True))
+    return _data(json.dumps(chosen, sort_keys=True, default=str))
+
+
+def forget() -> None:
+    """Drops what is kept, so that files that changed meanwhile are read again."""
+    _victim.cache_clear()
+    _data.cache_clear()
 
 
 def source_of(model: str) -> str | None:

@@ -13,6 +13,7 @@ from robust.api import weights_hash
 from robust.data import data_entry
 from robust.errors import RobustError, StoreError, unknown
 from robust.evaluation.engine import align_labels
+from robust.study import kinds
 from robust.study.conditions import Condition, ThresholdsKind, shortened
 from robust.study.config import Study
 from robust.study.opening import code_hash, open_data, open_victim, source_of
@@ -76,13 +77,20 @@ def make_cells(
     cells: list[Cell] = []
     for name, condition in study.conditions.items():
         asked = shortened(condition) if check else condition
-        own = [
-            Cell(victim, name, asked.kind, where, seed, _task(study, source, victim, asked, data[where], where, seed))
-            for where in condition.data or study.data
-            for victim in condition.victims or study.victims
-            for seed in study.seeds
-        ]
-        cells += own
+        others = _others(name, condition, study, source)
+        for where in condition.data or study.data:
+            for victim in condition.victims or study.victims:
+                for seed in study.seeds:
+                    roles = {"": victim, **others}
+                    named = {role: _victim(study, source, one, where, seed, check) for role, one in roles.items()}
+                    task = {
+                        "victim": named.pop(""),
+                        "others": named,
+                        "data": dict(data[where]),
+                        "condition": asked.model_dump(mode="json", exclude={"victims", "data"}),
+                        "seed": seed,
+                    }
+                    cells.append(Cell(victim, name, asked.kind, where, seed, task))
     return cells
 
 
@@ -91,11 +99,10 @@ def _data(name: str, study: Study, source: Source, check: bool, roots: Mapping[s
     entry = study.data[name]
     chosen = entry.set or name
     _told(source, ("data", name, "set"), data_entry, chosen)
-    limit = min(entry.limit or CHECK_CLIPS, CHECK_CLIPS) if check else entry.limit
     root = roots.get(name, entry.root)
-    told = {"set": chosen, "split": entry.split, "root": root, "limit": limit, "options": entry.options}
-    _told(source, ("data", name), open_data, told)
-    return told
+    told = {"set": chosen, "split": entry.split, "root": root, "limit": entry.limit, "options": entry.options}
+    found = _told(source, ("data", name), open_data, told)
+    return {**told, "limit": min(len(found), CHECK_CLIPS)} if check else told
 
 
 def _told(source: Source, place: Sequence[str | int], ask: Any, *words: Any) -> Any:
@@ -106,41 +113,33 @@ def _told(source: Source, place: Sequence[str | int], ask: Any, *words: Any) -> 
         raise source.error(place, str(error)) from error
 
 
-def _task(
-    study: Study, source: Source, victim: str, condition: Condition, data: Mapping[str, Any], where: str, seed: int
-) -> dict[str, Any]:
-    others = {}
-    if isinstance(condition, ThresholdsKind):
-        others = {"audio": condition.audio_victim, "video": condition.video_victim}
-        for role, name in others.items():
-            if name not in study.victims:
-                place = ("conditions", _name_of(study, condition), f"{role}_victim")
-                raise source.error(place, unknown("victim", name, study.victims))
-    named = {role: _victim(study, source, name, where, seed) for role, name in others.items()}
-    settings = condition.model_dump(mode="json", exclude={"victims", "data"})
-    return {
-        "victim": _victim(study, source, victim, where, seed),
-        "others": named,
-        "data": dict(data),
-        "condition": settings,
-        "seed": seed,
-    }
+def _others(name: str, condition: Condition, study: Study, source: Source) -> dict[str, str]:
+    """Role -> further victims that a condition names."""
+    if not isinstance(condition, ThresholdsKind):
+        return {}
+    found = {"audio": condition.audio_victim, "video": condition.video_victim}
+    for role, other in found.items():
+        if other not in study.victims:
+            raise source.error(("conditions", name, f"{role}_victim"), unknown("victim", other, study.victims))
+    return found
 
 
-def _name_of(study: Study, condition: Condition) -> str:
-    return next(name for name, known in study.conditions.items() if known.kind == condition.kind and known == condition)
+def _victim(study: Study, source: Source, name: str, data: str, seed: int, check: bool) -> dict[str, Any]:
+    """A victim as tasks name it: model and weights, placeholders filled in.
 
-
-def _victim(study: Study, source: Source, name: str, data: str, seed: int) -> dict[str, Any]:
-    """A victim as tasks name it: model and weights, placeholders filled in."""
+    What a smoke run trains goes into files of its own, since one step is no training.
+    """
     entry = study.victims[name]
     weights = entry.weights
     if weights is not None:
         try:
-            weights = weights.format(seed=seed, data=data, victim=name)
-        except (KeyError, IndexError, ValueError) as error:
-            told = f"weights know {{seed}}, {{data}} and {{victim}} alone; given {weights!r}."
+            known = study.data[data].set or data
+            weights = weights.format(seed=seed, data=data, set=known, victim=name)
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+            told = f"weights know {{seed}}, {{data}}, {{set}} and {{victim}} alone; given {weights!r}."
             raise source.error(("victims", name, "weights"), told) from error
+        if check and entry.train is not None and not Path(weights).is_file():
+            weights = str(Path(weights).with_suffix(".check.safetensors"))
     train = None if entry.train is None else entry.train.model_dump(mode="json")
     return {"model": entry.model or name, "weights": weights, "train": train}
 
@@ -163,6 +162,7 @@ def with_keys(cells: Sequence[Cell], study: Study, source: Source, device: str) 
         StudyError: If one cannot be loaded, or does not fit the data.
     """
     known: dict[str, dict[str, Any]] = {}
+    checked: set[str] = set()
 
     def identity(name: str, victim: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
         asked = json.dumps([victim["model"], victim["weights"], data], sort_keys=True)
@@ -170,7 +170,19 @@ def with_keys(cells: Sequence[Cell], study: Study, source: Source, device: str) 
             known[asked] = _told(source, ("victims", name), _identity, victim, data, device)
         return known[asked]
 
+    for cell in sorted(cells, key=lambda cell: (cell.data, cell.victim, cell.seed)):  # each victim is opened once
+        identity(cell.victim, cell.task["victim"], cell.task["data"])
+        asked = json.dumps([cell.condition, cell.task["victim"], cell.data], sort_keys=True)
+        if asked not in checked:
+            checked.add(asked)
+            _told(source, ("conditions", cell.condition), _check, cell, study, device)
     return [replace(cell, key=_key(cell, study, identity)) for cell in cells]
+
+
+def _check(cell: Cell, study: Study, device: str) -> None:
+    """Whether the condition of a cell can be on its victim and its data."""
+    victim, data = open_victim(cell.task["victim"], device), open_data(cell.task["data"])
+    kinds.check(victim, data, study.conditions[cell.condition])
 
 
 def _identity(victim: Mapping[str, Any], data: Mapping[str, Any], device: str) -> dict[str, Any]:

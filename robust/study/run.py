@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robust.atomic import Folder, absolute, in_memory, open_folder, write_atomically
+from robust.atomic import Folder, absolute, clear, in_memory, open_folder, write_atomically
 from robust.errors import RobustError, StoreError
 from robust.evaluation.progress import Bars, bars
 from robust.study import cells as work
@@ -21,6 +21,7 @@ from robust.study.claims import Question, questions
 from robust.study.config import Study, read_study_file
 from robust.study.executors import Executor, Job, Local
 from robust.study.kinds import CHANGES
+from robust.study.opening import forget
 from robust.study.plan import Cell, make_cells, untrained, with_keys
 from robust.study.source import Source
 from robust.study.store import CellRun, read_study
@@ -109,13 +110,17 @@ def plan_study(
     Raises:
         RobustError: For whatever the file asks that cannot be, with the line.
     """
+    forget()
     study, source = read_study_file(path)
     cells = make_cells(study, source, check=check, roots=roots)
     claims = questions(study, cells, source)
     folder = open_folder(out if out is not None else Path("runs") / f"{study.name}{'-check' if check else ''}")
     _check_folder(folder)
     plan = Plan(study, source, cells, untrained(cells), claims, folder, check, device)
-    return plan if plan.trainings else plan.keyed()
+    if not plan.trainings:
+        return plan.keyed()
+    with_keys([cell for cell in cells if not untrained([cell])], study, source, device)  # mistakes are told now
+    return plan
 
 
 def run_study(plan: Plan, *, executor: Executor | None = None, retry: bool = False) -> StudyRun:
@@ -139,14 +144,17 @@ def run_study(plan: Plan, *, executor: Executor | None = None, retry: bool = Fal
     _write_state(plan)
     todo = [cell for cell in plan.cells if plan.state(cell) == WAITING or (retry and plan.state(cell) == FAILED)]
     there = len(plan.cells) - len(todo)
+    for cell in todo:
+        if plan.state(cell) == FAILED:
+            clear(plan.folder / cell.folder / "error.json")
     with bars(len(todo), f"{plan.study.name}: {there} of {len(plan.cells)} cells were there") as bar:
         for finished in executor.run(_jobs(plan, todo), work.compute, poll=_watch(plan, todo, bar)):
-            cell = next(cell for cell in todo if cell.key == finished.key)
+            cell = next(cell for cell in todo if cell.folder == finished.key)
             if finished.error is not None:
                 told = {"error": finished.error, "details": finished.details, "attempts": finished.attempts}
                 write_atomically(plan.folder / cell.folder / "error.json", json.dumps(told, indent=2).encode())
             _write_state(plan)
-            bar.hide(cell.key)
+            bar.hide(cell.folder)
             bar.advance(f"{plan.study.name}: {cell.name}")
     return _conclude(plan)
 
@@ -178,7 +186,7 @@ def _jobs(plan: Plan, cells: Sequence[Cell]) -> list[Job]:
     for cell in sorted(cells, key=lambda cell: (cell.data, cell.victim, cell.seed)):
         facts = {"cell": {name: getattr(cell, name) for name in ("victim", "condition", "data", "seed", "key")}}
         where = {"folder": str(absolute(plan.folder) / cell.folder), "device": plan.device}
-        jobs.append(Job(cell.key, {**where, "task": _placed(cell.task), "facts": facts}))
+        jobs.append(Job(cell.folder, {**where, "task": _placed(cell.task), "facts": facts}))
     return jobs
 
 
@@ -207,7 +215,10 @@ def _watch(plan: Plan, cells: Sequence[Cell], bar: Bars) -> Callable[[], None]:
             folder = plan.folder / cell.folder
             if (folder / "summary.json").is_file() or not folder.is_dir():
                 continue
-            bar.show(cell.key, cell.name, sum(_clips(folder)), None)
+            try:
+                bar.show(cell.folder, cell.name, sum(_clips(folder)), None)
+            except OSError:  # a worker begins a cell anew while we look
+                continue
 
     return look
 

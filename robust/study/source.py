@@ -71,8 +71,11 @@ class Source:
         """A mistake at a place: `FILE:LINE: message`."""
         return StudyError(f"{self.name}:{self.line(place)}: {message}")
 
-    def _note(self, node: yaml.Node, path: Path_) -> None:
-        """Writes down the line of every entry under `node`."""
+    def _note(self, node: yaml.Node, path: Path_, around: tuple[yaml.Node, ...] = ()) -> None:
+        """Writes down the line of every entry under `node`, which lies in the nodes `around` it."""
+        if any(node is one for one in around):
+            raise StudyError(f"{self.name}:{node.start_mark.line + 1}: this entry holds itself, by an alias (*).")
+        around = (*around, node)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 inside = (*path, _Loader("").construct_scalar(key) if isinstance(key, yaml.ScalarNode) else "?")
@@ -81,19 +84,28 @@ class Source:
                     line = key.start_mark.line + 1
                     raise StudyError(f"{self.name}:{line}: the key {inside[-1]!r} is there already, on line {first}.")
                 self._lines[inside] = key.start_mark.line + 1
-                self._note(value, inside)
+                self._note(value, inside, around)
         elif isinstance(node, yaml.SequenceNode):
             for place, value in enumerate(node.value):
                 self._lines[(*path, place)] = value.start_mark.line + 1
-                self._note(value, (*path, place))
+                self._note(value, (*path, place), around)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without code, in which `1e-4` is a number (YAML 1.1 wants `1.0e-4`)."""
+    """YAML without code, in which numbers are what they look like.
+
+    YAML 1.1 wants `1.0e-4` for `1e-4`, takes `60:0:7` for a number to the base of 60, `010` for 8, and days for dates.
+    """
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_Loader.yaml_implicit_resolvers = {
+    first: [known for known in resolvers if known[0] not in (*_NUMBERS, "tag:yaml.org,2002:timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_NUMBERS[0], re.compile(r"^[-+]?(0|[1-9][\d_]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    _NUMBERS[1],
     re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*([eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*([eE][-+]?\d+)?|\.inf|\.nan)$"),
     list("-+0123456789."),
 )

@@ -12,6 +12,7 @@ from robust.atomic import Folder
 from robust.errors import StoreError
 from robust.evaluation.curve_summary import TIE
 from robust.evaluation.paired import clean_view
+from robust.evaluation.radius_search import DECIBELS, level_at
 from robust.evaluation.store import Store
 from robust.study.claims import Term
 from robust.study.store import CellRun
@@ -52,6 +53,19 @@ class Values:
         """(N, S) of a term: 1 where a clip counts as right, or its area or radius; clips in the order of the data."""
         return np.stack([self._one(cell, term) for cell in self._own(term, data)], axis=1)
 
+    def searched(self, term: Term, data: str) -> bool:
+        """Whether each clip has a radius; with many labels a clip, it has none."""
+        return all(self._searched(cell) for cell in self._own(term, data))
+
+    def largest(self, term: Term, data: str) -> float:
+        """The largest radius that was tried; of clips that stood it no more is known."""
+        return min(self._last(cell) for cell in self._own(term, data))
+
+    def level(self, term: Term, data: str, radius: float) -> float:
+        """A radius as `by_clip` tells it in the unit of its axis."""
+        unit = self._own(term, data)[0].summary["axis"]["unit"]
+        return level_at(radius, 0.0, unit) if unit in DECIBELS else radius
+
     def views(self, term: Term, data: str) -> list[pd.DataFrame]:
         """Records of each seed as `compare` reads them."""
         return [self._view(cell, term) for cell in self._own(term, data)]
@@ -62,7 +76,7 @@ class Values:
     def _one(self, cell: CellRun, term: Term) -> NDArray[np.float64]:
         """(N,) of one cell."""
         if (cell.kind == "curve" and term.measure in ("auc", "radius")) or term.measure == "clean":
-            records = self._of(cell.folder if self._searched(cell) else self._level(cell, 0))
+            records = self._of(self._first(cell))
             if term.measure == "clean":
                 return np.asarray(records["clean_correct"], dtype=np.float64)
             return self._radius(cell, records) if term.measure == "radius" else self._area(cell)
@@ -100,10 +114,13 @@ class Values:
         return found / float(places[-1] - places[0])
 
     def _radius(self, cell: CellRun, records: pd.DataFrame) -> NDArray[np.float64]:
-        """(N,) smallest radius found; as the share of the largest budget where the axis is in dB."""
-        scale: NDArray[np.float64] = np.asarray(records["scale"], dtype=np.float64)
-        axis = cell.summary["axis"]
-        return scale * cell.summary["radii"][-1] if axis["log"] else scale
+        """(N,) smallest radius found, as a multiple of what 0 dB is where the axis is in dB."""
+        return np.asarray(records["scale"], dtype=np.float64) * self._last(cell)
+
+    def _last(self, cell: CellRun) -> float:
+        """The largest radius of a search, as `_radius` tells radii."""
+        last, unit = float(cell.summary["radii"][-1]), cell.summary["axis"]["unit"]
+        return float(10 ** (DECIBELS[unit] * last / 20)) if unit in DECIBELS else last
 
     def _place(self, cell: CellRun, level: float) -> int:
         """Which of a curve's levels is meant."""

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robust.evaluation.curve_summary import TIE
 from robust.evaluation.paired import compare, compare_accuracy, newcombe_p
 from robust.evaluation.summary import finite
 from robust.study.claims import Question, Term
@@ -173,9 +174,9 @@ def _t_test(
     gains = (left - right).mean(axis=1)
     mean, count = float(gains.mean()), len(gains)
     spread = float(gains.std(ddof=1)) if count > 1 else math.nan
-    if spread == 0.0:
+    if not spread > 1e-12:
         # All clips alike: a t-test would divide by zero; so many clips of one sign have the sign test's p.
-        p, half = (1.0 if mean == margin else 2.0 * 0.5**count), 0.0
+        p, half = (1.0 if abs(mean - margin) < 1e-12 else 2.0 * 0.5**count), 0.0 if count > 1 else math.inf
     else:
         p = float(ttest_1samp(gains, margin).pvalue)
         half = float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
@@ -206,14 +207,22 @@ def _test_radii(asked: Verdict, question: Question, values: Values) -> Verdict:
     """Smallest radii clip by clip, the middle one of the seeds: which side's is the larger."""
     from scipy.stats import binomtest
 
+    terms = [term for term in (question.left, question.right) if isinstance(term, Term)]
+    if not all(values.searched(term, question.data) for term in terms):
+        return replace(asked, reason="with many labels a clip, clips have no radius; compare scores at one level")
     left = np.median(values.by_clip(question.left, question.data), axis=1)
     if isinstance(question.right, Term):
         right = np.median(values.by_clip(question.right, question.data), axis=1)
     else:
         right = np.full_like(left, question.right)
+    # Beyond the smaller of the largest radii tried, one side is not known: there all are alike.
+    most = min(values.largest(term, question.data) for term in terms) * TIE
+    left, right = (np.where(side > most, np.inf, side) for side in (left, right))
     more, fewer = int((left > right).sum()), int((left < right).sum())
     p = float(binomtest(more, more + fewer, 0.5).pvalue) if more + fewer else 1.0
     a, b = float(np.median(left)), float(np.median(right))
     ratio = a / b if b > 0 and math.isfinite(a) and math.isfinite(b) else None
-    told = replace(asked, a=a, b=b, effect=ratio, p=p, more=more, fewer=fewer, test="exact sign test")
+    told = replace(asked, effect=ratio, p=p, more=more, fewer=fewer, test="exact sign test")
+    a, b = (values.level(question.left, question.data, side) for side in (a, b))
+    told = replace(told, a=a, b=b)
     return replace(told, clips=len(left), seeds=values.seeds)

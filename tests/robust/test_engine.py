@@ -19,8 +19,8 @@ from attacks.pgd import PGD
 from robust.api import attack
 from robust.errors import DataError, StoreError
 from robust.evaluation.engine import align_labels
-from robust.evaluation.seeds import derived_seed
 from robust.evaluation.store import Store
+from robust.seeds import derived_seed
 from robust.types import VictimSpec
 from tests.robust.toys import LABELS, ToyData, victim
 

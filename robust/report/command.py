@@ -1,0 +1,158 @@
+"""The command that repeats a run, with every option, read from its manifest; and the facts of its environment."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from robust.report.reading import Run
+
+DROPPED = {"--out": True, "--resume": False, "--json": False, "--by": True}
+"""Options that say where a run goes and how it is told, and whether they take a value."""
+UNITS = {"amplitude"}
+DTYPES = {"torch.bfloat16": "bf16"}
+
+
+def repeat_command(run: Run) -> str:
+    """The run's command, shell-quoted, with each option spelt out that its manifest knows."""
+    words = _words(str(run.manifest.get("command", "")))
+    if run.kind == "attack" and "threat" in run.manifest:
+        verb, given = words if words is not None and words[0] == "attack" else ("attack", [])
+        settings = {**_common(run.manifest), **_attack(run.manifest, run.summary)}
+        if not given:  # made from Python: how much of the data was taken is known by its number alone
+            settings["--limit"] = str(run.manifest.get("data", {}).get("clips", ""))
+        return _joined(verb, given, settings)
+    if run.kind == "change" and words is not None and words[0] == "attack":
+        return _joined(*words, _common(run.manifest))
+    if words is not None:
+        return _joined(*words, {})
+    return str(run.manifest.get("command", ""))
+
+
+def was_typed(run: Run) -> bool:
+    """Whether the run was made by a command of `robust`, and not from Python."""
+    return _words(str(run.manifest.get("command", ""))) is not None
+
+
+def _words(command: str) -> tuple[str, list[str]] | None:
+    """Sub-command and its words, or None where the command is another program's."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # an unquoted apostrophe, of manifests that joined words by blanks
+        words = command.split()
+    if len(words) < 2 or PurePath(words[0]).name != "robust":
+        return None
+    return words[1], _kept(words[2:])
+
+
+def _kept(words: list[str]) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        name, sign, _ = word.partition("=")
+        if skip or name in DROPPED:
+            skip = name in DROPPED and DROPPED[name] and not sign
+            continue
+        kept.append(word)
+    return kept
+
+
+def _joined(verb: str, given: list[str], settings: Mapping[str, str]) -> str:
+    """What was typed, then what it left to defaults."""
+    typed = {word.partition("=")[0] for word in given if word.startswith("--")}
+    added = [word for name, value in settings.items() if name not in typed and value for word in (name, value)]
+    return shlex.join(["robust", verb, *given, *added])
+
+
+def _common(manifest: Mapping[str, Any]) -> dict[str, str]:
+    data, victim = manifest.get("data", {}), manifest.get("victim", {})
+    return {
+        "--model": str(victim.get("name", "")),
+        "--data": str(data.get("name", "")),
+        "--split": str(data.get("split", "")),
+        "--batch-size": str(manifest.get("batch_size", "")),
+        "--device": str(manifest.get("device", "")),
+        "--seed": str(manifest.get("seed", "")),
+    }
+
+
+def _attack(manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
+    threat, config = manifest["threat"], manifest.get("config", {})
+    norms = {str(ball["norm"]) for ball in threat.values()}
+    target, labels = manifest.get("target"), manifest.get("victim", {}).get("labels", [])
+    scale = manifest.get("scale")
+    return {
+        "--modality": "both" if len(threat) > 1 else next(iter(threat), ""),
+        "--norm": norms.pop() if len(norms) == 1 else "",
+        "--eps": _by_modality({name: ball["radius"] for name, ball in threat.items()}),
+        "--unit": _by_modality({name: ball["unit"] for name, ball in threat.items()}),
+        "--scale": ",".join(f"{name}={_plain(value)}" for name, value in scale.items()) if scale else "",
+        "--steps": _plain(config.get("steps")),
+        "--restarts": _plain(config.get("restarts")),
+        "--loss": _plain(config.get("loss")),
+        "--schedule": _plain(config.get("schedule")),
+        "--step-size": _plain(config.get("rel_step")),
+        "--momentum": _plain(config.get("momentum")),
+        "--precision": DTYPES.get(str(config.get("search_dtype")), "fp32"),
+        "--target": labels[target] if isinstance(target, int) and target < len(labels) else "",
+        "--success": _plain(manifest.get("success")),
+    }
+
+
+def _by_modality(values: Mapping[str, Any]) -> str:
+    if any(isinstance(value, list) for value in values.values()):
+        return ""  # a radius for each clip has no option
+    if len(values) == 1:
+        return _plain(next(iter(values.values())))
+    return ",".join(f"{name}={_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    """A value as the command line takes it; nothing for a default that is decided at run time."""
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+
+
+def environment(run: Run) -> list[tuple[str, str]]:
+    """What the result depends on, and where it was made: names and values."""
+    manifest = run.manifest
+    data = manifest.get("data")
+    facts = {
+        "Weights": _hash(manifest.get("weights")),
+        "Data": _hash(data.get("fingerprint") if isinstance(data, Mapping) else None),
+        "Seed": manifest.get("seed"),
+        "Batch size": manifest.get("batch_size"),
+        "Device": manifest.get("device"),
+        "Made": manifest.get("created"),
+        "Code": _revision(manifest.get("git_revision")),
+        **{f"{name} version": value for name, value in (manifest.get("versions") or {}).items()},
+    }
+    return [(name, str(value)) for name, value in facts.items() if value is not None]
+
+
+def settings(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Configurations in groups: of the victim, of the attack."""
+    victim = manifest.get("victim")
+    groups = {
+        "Model": victim.get("config") if isinstance(victim, Mapping) else None,
+        "Attack": manifest.get("config"),
+    }
+    return [(name, [(key, _told(value)) for key, value in told.items()]) for name, told in groups.items() if told]
+
+
+def _told(value: Any) -> str:
+    return "automatic" if value in (None, "None") else str(value)
+
+
+def _hash(value: Any) -> str | None:
+    return None if value is None else f"hash {value}"
+
+
+def _revision(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = str(value)
+    plain = re.sub(r"\+$", "", text)
+    return f"revision {plain}" + (", with changes that were not committed" if plain != text else "")

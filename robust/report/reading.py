@@ -1,0 +1,183 @@
+"""Opens what a page tells of: runs, and studies with their cells, refused early where something is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from robust.atomic import Folder, open_folder
+from robust.errors import StoreError
+from robust.evaluation.store import Store
+from robust.study.store import CellRun, StudyStore, read_study
+from robust.types import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEEDED = {
+    "attack": ("victim", "clips", "clean", "robust", "threat"),
+    "change": ("victim", "clips", "clean", "changed"),
+    "curve": ("victim", "axis", "radii", "scores", "low", "high", "clean"),
+    "universal": ("victim", "clean", "robust", "random", "threat"),
+}
+"""Entries of a summary without which nothing can be said of a run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        cell: Where it is, and what kind it is.
+        name: What the page calls it; no path, so that a page does not depend on where a store lies.
+        study: Whether it is a cell of a study.
+    """
+
+    cell: CellRun
+    name: str
+    study: bool = field(default=False)
+
+    @property
+    def kind(self) -> str:
+        """`attack`, `change`, `curve`, `universal`, or another: what the summary says, not what a study called it."""
+        return str(self.summary.get("kind") or ("change" if "changed" in self.summary else "attack"))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `--json` printed."""
+        return self.cell.summary
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What was run on what; empty where there is none."""
+        places = ("manifest.json", "universal/manifest.json")
+        return self.cell.manifest if any((self.cell.folder / place).is_file() for place in places) else {}
+
+    @property
+    def victim(self) -> str:
+        """Name of the victim."""
+        return str(self.summary.get("victim", self.cell.victim))
+
+    @property
+    def task(self) -> Task:
+        """`multiclass` or `multilabel`."""
+        usual = "multilabel" if self.summary.get("metric") == "mAP" else "multiclass"
+        return "multilabel" if self.summary.get("task", usual) == "multilabel" else "multiclass"
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes, in the order of the logits."""
+        victim = self.manifest.get("victim")
+        return list(victim.get("labels", ())) if isinstance(victim, dict) else []
+
+    @cached_property
+    def records(self) -> pd.DataFrame | None:
+        """One row per clip, or None of a run that keeps none."""
+        folder = self.cell.folder / "universal" if self.kind == "universal" else self.cell.folder
+        if not (folder / "records").is_dir():
+            return None
+        return Store.read(folder).records()
+
+
+@dataclass(frozen=True)
+class Source:
+    """One folder that was given: a study, or a single run.
+
+    Attributes:
+        runs: Its finished runs.
+        study: The study; None of a single run.
+    """
+
+    runs: tuple[Run, ...]
+    study: StudyStore | None = None
+
+
+def open_sources(folders: Sequence[Folder | str]) -> list[Source]:
+    """Every folder read.
+
+    Raises:
+        StoreError: If one holds neither a study nor a finished run, or cannot be read.
+    """
+    if not folders:
+        raise StoreError("A report needs the folder of at least one run or study.")
+    sources = [open_source(folder) for folder in folders]
+    if not any(source.runs or source.study for source in sources):
+        raise StoreError("There is no finished run in what was given.")
+    return sources
+
+
+def open_source(folder: Folder | str) -> Source:
+    """One folder read; see `open_sources`."""
+    folder = open_folder(folder)
+    _check_finished(folder)
+    store = read_study(folder)
+    if not (folder / "study.json").is_file():
+        cell = store.every[0]
+        return Source((_checked(Run(cell, cell.folder.name)),))
+    done = [cell for cell in store.every if cell.state == "done"]
+    return Source(tuple(_checked(Run(cell, _cell_name(cell, store), study=True)) for cell in done), store)
+
+
+def _cell_name(cell: CellRun, store: StudyStore) -> str:
+    """Victim and condition, and what else tells the cells of a study apart."""
+    several_data = len({one.data for one in store.every}) > 1
+    several_seeds = len({one.seed for one in store.every}) > 1
+    beside = [*([cell.data] if several_data else []), *([f"seed {cell.seed}"] if several_seeds else [])]
+    return ", ".join([cell.victim, cell.condition, *beside])
+
+
+def open_run(folder: Folder | str) -> Run:
+    """One finished run.
+
+    Raises:
+        StoreError: If the folder holds a study, no run or an unfinished one.
+    """
+    source = open_source(folder)
+    if source.study is not None:
+        raise StoreError(f"{folder} holds a study; give the folder of one of its cells, {folder}/cells/...")
+    return source.runs[0]
+
+
+def _check_finished(folder: Folder) -> None:
+    """A run that was interrupted has no summary; one made of nothing is no run."""
+    if not folder.is_dir():
+        what = "is a file, not the folder of a run" if folder.exists() else "does not exist"
+        raise StoreError(f"{folder} {what}; give the folder that `robust attack --out` made, or a study's.")
+    if (folder / "summary.json").is_file() or (folder / "study.json").is_file():
+        return
+    if (folder / "manifest.json").is_file():
+        store = Store.read(folder)
+        wanted = store.manifest.get("data", {}).get("clips", "?")
+        raise StoreError(
+            f"{folder} holds a run that is not finished: {len(store.done())} of {wanted} clips are done and there is "
+            "no summary.json. Go on with it: the same command with --resume."
+        )
+    raise StoreError(f"{folder} holds neither a study (study.json) nor a run (manifest.json, summary.json).")
+
+
+def _checked(run: Run) -> Run:
+    """The run, if its summary has what a page cannot do without."""
+    lacking = [name for name in NEEDED.get(run.kind, ("victim",)) if run.summary.get(name) is None]
+    if lacking:
+        raise StoreError(
+            f"{run.cell.folder / 'summary.json'} is not the summary of a run of kind {run.kind!r}: it lacks "
+            f"{', '.join(lacking)}. Run it again, or take the folder out of what is reported."
+        )
+    return run
+
+
+def claims_of(study: StudyStore) -> list[dict[str, Any]]:
+    """What a study claims and what came of it; empty before there is a verdict."""
+    path = study.folder / "claims.json"
+    if not path.is_file():
+        return []
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(told, list) or not all(isinstance(claim, dict) for claim in told):
+        raise StoreError(f"{path} holds no list of claims.")
+    return told

@@ -1,0 +1,242 @@
+"""What was attacked, and by what, in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from robust.report.formats import count, decibels, interval, number, percent, points
+from robust.report.levels import axis_words
+from robust.report.reading import Run
+
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+NORM_MEANINGS = {
+    "linf": "no single value may change by more than the radius",
+    "l2": "the root of the summed squares of all changes is at most the radius",
+    "l1": "the changes summed up without their signs are at most the radius",
+}
+SENSES = {
+    "audio": "the sound (waveform)",
+    "video": "the sight (video frames)",
+    "logmel": "the log-mel spectrogram inside the model",
+    "video_features": "precomputed video features",
+    "joint": "all senses under one common budget",
+    "both": "both senses",
+}
+FILLS = {"zeros": "zeros", "mean": "the mean input of the data set", "silence": "silence"}
+STEPS_16_BIT = 2.0**15
+GREY_LEVELS = 255
+
+
+def norm_name(norm: str) -> str:
+    """`L∞` for `linf`."""
+    return NORMS.get(norm, norm)
+
+
+def sense(modality: str) -> str:
+    """A modality in words."""
+    return SENSES.get(modality, modality)
+
+
+def headline(run: Run) -> str:
+    """A title for a page about this run alone."""
+    data = data_name(run)
+    if run.kind == "attack":
+        by_norm: dict[str, list[str]] = {}
+        for name, budget in run.summary["threat"].items():
+            by_norm.setdefault(norm_name(budget["norm"]), []).append(name)
+        budgets = " and ".join(f"{norm} in {' and '.join(names)}" for norm, names in by_norm.items())
+        return f"{run.victim} on {data}, attacked within {budgets}"
+    if run.kind == "curve":
+        return f"{run.victim} on {data} over {axis_words(run.summary['axis'])[0]}"
+    return f"{run.victim} on {data}: {condition_name(run)}"
+
+
+def condition_name(run: Run) -> str:
+    """What was done, in two words."""
+    if run.kind == "change":
+        told = run.summary.get("condition")
+        name = told.get("condition") if isinstance(told, Mapping) else told
+        return str(name or run.cell.condition)
+    if run.kind == "attack":
+        return " and ".join(
+            f"{norm_name(told['norm'])} {number(told['radius_amplitude'])} in {name}"
+            for name, told in run.summary["threat"].items()
+        )
+    return f"over {axis_words(run.summary['axis'])[0]}" if run.kind == "curve" else run.kind
+
+
+def data_name(run: Run) -> str:
+    """`events`, or as it is called."""
+    data = run.summary.get("data")
+    return str(data.get("name", "?")) if isinstance(data, Mapping) else str(data or run.cell.data)
+
+
+def told_of(run: Run) -> list[str]:
+    """Sentences: the victim, the data, what was done to it, what came of it."""
+    return [*_victim(run), *_done(run), *_outcome(run)]
+
+
+def _victim(run: Run) -> list[str]:
+    data = run.summary.get("data")
+    split = f", {data['split']} split" if isinstance(data, Mapping) and data.get("split") else ""
+    clips = f"{count(run.summary['clips'], 'clip')} of " if "clips" in run.summary else ""
+    labels = len(run.labels)
+    classes = f" It tells {count(labels, 'class')} apart" if labels else ""
+    many = ", any number of them in a clip." if run.task == "multilabel" else ", one in each clip."
+    return [f"The model {run.victim} was tested on {clips}{data_name(run)}{split}.{classes + many if classes else ''}"]
+
+
+def _done(run: Run) -> list[str]:
+    if run.kind == "attack":
+        return [_attacker(run), *(_budget(name, told) for name, told in run.summary["threat"].items()), *_limits(run)]
+    if run.kind == "change":
+        return [_change(run.summary.get("condition"), condition_name(run))]
+    if run.kind == "curve":
+        return [_curve(run.summary)]
+    if run.kind == "universal":
+        fitted = run.summary.get("fitted_on", {})
+        return [
+            "One perturbation, the same for every clip, was fitted on "
+            f"{count(int(fitted.get('clips', 0)), 'clip')} of the {fitted.get('split', 'train')} split and scored on "
+            "clips it never saw, beside random noise of the same size."
+        ]
+    return []
+
+
+def _attacker(run: Run) -> str:
+    config = run.manifest.get("config")
+    if not isinstance(config, Mapping):
+        return "The attacker knows the model and follows its gradients (white box)."
+    loss = config.get("loss") or ("bce" if run.task == "multilabel" else "margin")
+    restarts = int(config.get("restarts") or 1)
+    many = f" from each of {restarts} starts" if restarts > 1 else ""
+    target = run.manifest.get("target")
+    wanted = "to any wrong answer" if target is None else f"to the answer “{_label(run, target)}”"
+    if run.task == "multilabel" and target is None:
+        wanted = f"away from its labels (success: {run.manifest.get('success') or 'all-gone'})"
+    return (
+        f"The attacker knows the model and follows its gradients (white box): projected gradient steps, at most "
+        f"{config.get('steps', '?')} of them{many}, {loss} loss, driving each clip {wanted}."
+    )
+
+
+def _label(run: Run, index: Any) -> str:
+    labels = run.labels
+    return labels[index] if isinstance(index, int) and 0 <= index < len(labels) else str(index)
+
+
+def _budget(name: str, told: Mapping[str, Any]) -> str:
+    """One modality's budget in plain words and other units."""
+    norm, radius = str(told["norm"]), told.get("radius_amplitude")
+    others = [*_usual_units(name, norm, radius), *_levels(name, told)]
+    meaning = NORM_MEANINGS.get(norm, "a norm of the change is at most the radius")
+    given = "" if told.get("unit", "amplitude") == "amplitude" else f", given as {_radius(told)}"
+    beside = f" ({'; '.join(others)})" if others else ""
+    return f"In {sense(name)} it may use an {norm_name(norm)} budget of {number(radius)}{given}{beside}: {meaning}."
+
+
+def _radius(told: Mapping[str, Any]) -> str:
+    radius = told.get("radius")
+    shown = number(float(radius)) if isinstance(radius, (int, float)) else "a radius for each clip"
+    return f"{shown} {told.get('unit')}"
+
+
+def _usual_units(name: str, norm: str, radius: float | None) -> list[str]:
+    if radius is None or norm != "linf":
+        return []
+    if name == "audio":
+        return [f"{number(radius * STEPS_16_BIT, 3)} steps of 16-bit sound"]
+    return [f"{number(radius * GREY_LEVELS, 3)} of 255 grey levels"] if name == "video" else []
+
+
+def _levels(name: str, told: Mapping[str, Any]) -> list[str]:
+    if name not in ("audio", "video", "joint"):
+        return []
+    level, noise = told.get("radius_dbfs"), told.get("snr_db_median")
+    levels = [] if level is None or name == "video" else [decibels(level, "dBFS")]
+    return levels + ([] if noise is None else [f"at worst an SNR of {decibels(noise)} on the median clip"])
+
+
+def _limits(run: Run) -> list[str]:
+    """Windows, bands and cuts."""
+    threat = run.manifest.get("threat")
+    budgets = threat.items() if isinstance(threat, Mapping) else []
+    told = [f"In {name} only this part may change: {ball['support']}." for name, ball in budgets if "support" in ball]
+    if run.manifest.get("cut"):
+        how = "scaled up to the radius again" if run.manifest.get("rescale") else "left at that size"
+        told.append(f"The perturbation was then cut down to {run.manifest['cut']} and {how}.")
+    return told
+
+
+def _change(condition: Any, name: str) -> str:
+    told = condition if isinstance(condition, Mapping) else {}
+    modality = told.get("modality")
+    if "fill" in told:
+        fill = FILLS.get(told["fill"], told["fill"])
+        return f"Nothing was attacked: {sense(str(modality))} was taken away and {fill} put in."
+    if "partners" in told:
+        return f"Nothing was attacked: {sense(str(modality))} of each clip came from another clip with another label."
+    if "pattern" in told:
+        return f"Nothing was attacked: parts of {sense(str(modality))} were silenced in the pattern {told['pattern']}."
+    if "std" in told:
+        return (
+            f"Nothing was attacked: Gaussian noise of standard deviation {number(told['std'])} was added to {modality}."
+        )
+    return f"Nothing was attacked: the clips were changed by {name}."
+
+
+def _curve(summary: Mapping[str, Any]) -> str:
+    axis, radii = summary["axis"], summary["radii"]
+    name, unit = axis_words(axis)
+    ends = f", from {number(radii[0], 3)} to {number(radii[-1], 3)}{f' {unit}' if unit else ''}" if radii else ""
+    modality = f" in {sense(str(axis['modality']))}" if axis.get("modality") else ""
+    return f"It was tested at {count(len(radii), 'level')} of {name}{modality}{ends}, from easy to hard."
+
+
+def _outcome(run: Run) -> list[str]:
+    told = run.summary
+    if run.kind == "curve":
+        return _curve_outcome(told)
+    after = {"attack": "robust", "universal": "robust", "change": "changed"}.get(run.kind)
+    if after is None:
+        return []
+    metric = told["clean"].get("metric", "score")
+    shown = [_with_interval(told[side]) for side in ("clean", after)]
+    sentence = f"The {metric} goes from {shown[0]} on clean clips to {shown[1]}"
+    return [f"{sentence} {'under this attack' if run.kind != 'change' else 'so changed'}{_besides(run)}."]
+
+
+def _besides(run: Run) -> str:
+    if run.kind == "universal":
+        return f", and to {_with_interval(run.summary['random'])} under random noise of the same size"
+    success = run.summary.get("success")
+    if run.kind == "attack" and isinstance(success, Mapping) and success.get("clips"):
+        broken, of = round((success.get("score") or 0) * success["clips"]), success["clips"]
+        return f": {broken:,} of the {count(of, 'clip')} attacked are broken"
+    difference = run.summary.get("difference")
+    if run.kind == "change" and isinstance(difference, Mapping) and difference.get("difference") is not None:
+        return f": {points(difference['difference'])} points"
+    return ""
+
+
+def _curve_outcome(told: Mapping[str, Any]) -> list[str]:
+    unit = axis_words(told["axis"])[1]
+    unit = f" {unit}" if unit else ""
+    sentences = [f"The clean {told['clean'].get('metric', 'score')} is {_with_interval(told['clean'])}."]
+    if told.get("radius_half") is not None:
+        sentences.append(f"It falls under one half at {number(told['radius_half'], 3)}{unit}.")
+    elif "radius_half" in told:
+        sentences.append("It does not fall under one half within these levels.")
+    threshold, at = told.get("threshold"), told.get("radius_threshold")
+    if threshold is not None and at is not None and not math.isclose(threshold, 0.5):
+        sentences.append(f"It falls under {percent(threshold)} at {number(at, 3)}{unit}.")
+    if told.get("auc") is not None:
+        sentences.append(f"Its mean over the axis (AUC) is {percent(told['auc'])}.")
+    return sentences
+
+
+def _with_interval(score: Mapping[str, Any]) -> str:
+    ends = interval(score.get("low"), score.get("high"))
+    return percent(score.get("score")) + (f" (95\u00a0% interval {ends})" if ends else "")
