@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: attack test check benchmarks clean
+.PHONY: attack test check benchmarks docs clean
 .DELETE_ON_ERROR:
 
 attack: .venv/.run
@@ -22,6 +22,16 @@ benchmarks: .venv/.dev
 	.venv/bin/python experiments/benchmarks/strength.py
 	.venv/bin/python experiments/benchmarks/speed.py
 
+# In an environment of its own: mkdocs-material needs a newer requests than torchattacks allows.
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+.venv-docs/.ready: docs/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check --quiet install -r docs/requirements.txt
+	touch $@
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -36,4 +46,4 @@ benchmarks: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-docs site build dist *.egg-info

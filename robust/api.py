@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import shlex
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ from robust.evaluation.condition_summary import multilabel_tables
 from robust.evaluation.conditions import Attack
 from robust.evaluation.engine import AlignedData, aligned_to, checked_batch, evaluate, fitting_batch
 from robust.evaluation.listening import save_triples
+from robust.evaluation.pictures import save_frames
 from robust.evaluation.store import Store, git_revision, versions
 from robust.evaluation.summary import attack_summary, clean_score, robust_score
 from robust.metrics.classification import Score
@@ -175,7 +177,7 @@ def make_manifest(
         "seed": seed,
         "batch_size": batch_size,
         "device": str(next((parameter.device for parameter in victim.parameters()), "cpu")),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_revision": git_revision(),
         "versions": versions(),
@@ -225,4 +227,5 @@ def _listen(
 ) -> list[Folder]:
     """Saves recordings to listen to."""
     with frozen(victim):
+        save_frames(store.folder, victim, data, condition, records, seed)
         return save_triples(store.folder, victim, data, condition, records, seed)

@@ -29,7 +29,7 @@ from robust.types import Batch, Dataset
 from robust.victims.base import Victim
 
 ATTACK = "attack"
-NORMS: Mapping[str, str] = {"linf": "$L_\\infty$ radius", "l2": "$L_2$ radius", "l1": "$L_1$ radius", "snr": "SNR"}
+NORMS: Mapping[str, str] = {"linf": "L∞ radius", "l2": "L₂ radius", "l1": "L₁ radius", "snr": "SNR"}
 """Names of attacked axes and what they are called in pictures; `snr` is an L2 ball of a size set by each clip."""
 USUAL_SNR_DB = tuple(np.linspace(80.0, 0.0, 17).tolist())
 SPAN, COUNT = 100.0, 20

@@ -8,9 +8,11 @@ import warnings
 import typer
 
 from robust.cli.attack import attack
+from robust.cli.compare import compare
 from robust.cli.curve import curve
 from robust.cli.doctor import doctor
 from robust.cli.listing import data, victims
+from robust.cli.report import report
 from robust.cli.study import study
 from robust.cli.thresholds import thresholds
 from robust.cli.train import train
@@ -25,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (attack, curve, study, universal, thresholds, train, victims, data, doctor):
+for command in (attack, curve, study, report, compare, universal, thresholds, train, victims, data, doctor):
     app.command()(command)
 
 

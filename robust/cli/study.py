@@ -20,7 +20,7 @@ def study(
         str | None, typer.Option(help="Folder or address (s3://...) of the store; runs/NAME if absent. Always resumes.")
     ] = None,
     root: Annotated[
-        list[str] | None, typer.Option(help="NAME=DIR: where a data set of the study lies, as often as needed.")
+        list[str] | None, typer.Option(help="NAME=DIR: where a data set (or all of a registered name) lies.")
     ] = None,
     executor: Annotated[str, typer.Option(help="local, processes or ray.")] = "local",
     workers: Annotated[int | None, typer.Option(help="Cells computed at once; one for each core if absent.")] = None,

@@ -94,7 +94,7 @@ def draw_curves(curves: Sequence[CurveLike], *, threshold: float | None = None) 
         panels.setdefault(tuple(str(curve.axis[part]) for part in ("name", "modality", "label")), []).append(curve)
     styles = looks(list(dict.fromkeys(curve.label for curve in curves)))
     senses = {modality for _, modality, _ in panels}
-    columns = min(len(panels), 3)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows, width = -(-len(panels) // columns), COLUMN_INCHES if columns == 1 else PAGE_INCHES
     with styled():
         handles = _legend(curves, styles, threshold, alone=len(panels) == 1)

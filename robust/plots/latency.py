@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOP = 15
-LONGEST = 30
+LONGEST = 28
 """Characters of a layer's name that fit beside the bars."""
 
 
@@ -22,7 +22,7 @@ def draw_latency(table: pd.DataFrame, *, title: str, total_milliseconds: float, 
     """The layers of most own time as lying bars, the rest together in the last.
 
     Args:
-        table: `layer`, `operation`, `milliseconds` (own time), `low`, `high` (quartiles), `share` (of the whole), `calls`.
+        table: `layer`, `operation`, `milliseconds` (own time), `low`, `high` (quartiles), `share` (of the whole).
         title: Above the plot; the total and the share of the layers shown follow.
         total_milliseconds: Of one forward pass.
         top: How many layers have a bar of their own.
@@ -55,7 +55,8 @@ def draw_latency(table: pd.DataFrame, *, title: str, total_milliseconds: float, 
             end = max(time, float(shown["high"].iloc[place])) if place < len(shown) else time
             axes.text(end + 0.015 * reach, place, f"{100 * share:.1f} %", va="center", fontsize=7)
         axes.set_yticks(places, names)
-        axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, reach * 1.25), xlabel="own time (ms, median and quartiles)")
+        axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, reach * 1.38))
+        axes.set_xlabel("own time (ms, median and quartiles)", loc="right")
         axes.tick_params(axis="y", length=0)
         covered = 100 * float(shown["share"].sum())
         figure.suptitle(f"{title}\n{total_milliseconds:.3g} ms in all; {len(shown)} layers take {covered:.0f} %")
@@ -64,11 +65,13 @@ def draw_latency(table: pd.DataFrame, *, title: str, total_milliseconds: float, 
 
 def _short(layer: str, operation: str) -> str:
     """The end of a layer's path, which tells more than its beginning, and what it does."""
-    parts = (layer or "(victim)").split(".")
-    while len(parts) > 1 and len(".".join(parts)) + len(operation) + 2 > LONGEST:
+    path, room = layer or "(victim)", max(LONGEST - len(operation) - 2, 8)
+    parts = path.split(".")
+    while len(parts) > 1 and len(".".join(parts)) > room:
         parts = parts[1:]
-    path = ".".join(parts)
-    return f"{path if path == layer or not layer else '…' + path} {operation}"
+    kept = ".".join(parts)
+    kept = kept if len(kept) <= room else f"{kept[: room - 1]}…"
+    return f"{kept if path.startswith(kept[:-1]) else '…' + kept} {operation[:LONGEST]}"
 
 
 __all__ = ["draw_latency"]

@@ -88,7 +88,7 @@ def _mark(colour: str, marker: str, state: str) -> dict[str, Any]:
     return {
         "linestyle": "none",
         "marker": marker,
-        "markersize": 3.8,
+        "markersize": 4.6 if marker in "PX" else 3.8,
         "markerfacecolor": "none" if hollow else colour,
         "markeredgecolor": colour if hollow else "white",
         "markeredgewidth": 0.7 if hollow else 0.25,

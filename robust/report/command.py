@@ -33,8 +33,9 @@ def repeat_command(run: Run) -> str:
 
 
 def was_typed(run: Run) -> bool:
-    """Whether the run was made by a command of `robust`, and not from Python."""
-    return _words(str(run.manifest.get("command", ""))) is not None
+    """Whether `repeat_command` is what was typed, and not made up for a run from Python or a cell of a study."""
+    words = _words(str(run.manifest.get("command", "")))
+    return words is not None and (run.kind != "attack" or words[0] == "attack")
 
 
 def _words(command: str) -> tuple[str, list[str]] | None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_LABELS = 5
+OUTCOMES = {False: {True: "broken", False: "stands"}, True: {True: "target reached", False: "target not reached"}}
+"""Whether there was a target -> whether the attack succeeded -> in words."""
 _FRAME = re.compile(r"(original|adversarial|difference-x(\d+))-(\d+)\.png$")
 
 
@@ -69,6 +71,7 @@ class Clip:
     before: str
     after: str
     broken: bool
+    outcome: str
     budgets: list[Budget]
     players: list[Player]
     strips: list[Strip]
@@ -156,12 +159,14 @@ class _Shelf:
         stem, row = self.rows[place]
         triple = read_triple(self.run.cell.folder / "audio", stem)
         threat = self.run.summary.get("threat", {})
+        broken = bool(row["success"]) if "success" in row else not bool(row["correct"])
         return Clip(
             id=str(row["id"]),
             label=str(row["label_name"]),
             before=_answer(row, "clean_", self.run.labels, self.run.task),
             after=_answer(row, "", self.run.labels, self.run.task),
-            broken=bool(row["success"]) if "success" in row else not bool(row["correct"]),
+            broken=broken,
+            outcome=OUTCOMES[self.run.manifest.get("target") is not None][broken],
             budgets=clip_budgets(row.to_dict(), threat),
             players=[] if triple is None else self._players(triple),
             strips=_strips(self.run.cell.folder / "video", self.frames.get(stem, [])),

@@ -20,7 +20,7 @@ from robust.report.reading import Run, Source, open_sources
 from robust.report.sections import RunView, against_first, run_view
 from robust.report.sound import colour_bar
 from robust.report.studies import StudyView, study_view
-from robust.report.words import headline
+from robust.report.words import data_name, headline
 
 MOST_BYTES = 15_000_000
 GALLERY_BYTES = 11_000_000
@@ -122,7 +122,14 @@ def _context(sources: Sequence[Source], title: str | None) -> dict[str, Any]:
 def _title(runs: Sequence[Run], studies: Sequence[StudyView]) -> str:
     if studies:
         return " and ".join(study.title for study in studies)
-    return headline(runs[0]) if len(runs) == 1 else f"{len(runs)} runs"
+    if len(runs) == 1:
+        return headline(runs[0])
+    victims, data = (
+        list(dict.fromkeys(names)) for names in ([run.victim for run in runs], [data_name(run) for run in runs])
+    )
+    if len(victims) > FEW_RUNS:
+        return f"{len(runs)} runs"
+    return f"{' and '.join(victims)} on {' and '.join(data)}, {len(runs)} runs"
 
 
 def _render(context: dict[str, Any]) -> str:

@@ -84,7 +84,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Source:
-    """One folder that was given: a study, or a single run.
+    """One folder that was given: a study, a single run, or runs side by side.
 
     Attributes:
         runs: Its finished runs.
@@ -112,6 +112,9 @@ def open_sources(folders: Sequence[Folder | str]) -> list[Source]:
 def open_source(folder: Folder | str) -> Source:
     """One folder read; see `open_sources`."""
     folder = open_folder(folder)
+    inner = _runs_within(folder)
+    if inner:
+        return Source(tuple(_checked(Run(read_study(run).every[0], run.name)) for run in inner))
     _check_finished(folder)
     store = read_study(folder)
     if not (folder / "study.json").is_file():
@@ -138,7 +141,19 @@ def open_run(folder: Folder | str) -> Run:
     source = open_source(folder)
     if source.study is not None:
         raise StoreError(f"{folder} holds a study; give the folder of one of its cells, {folder}/cells/...")
+    if len(source.runs) > 1 or source.runs[0].cell.folder != open_folder(folder):
+        names = ", ".join(run.name for run in source.runs)
+        raise StoreError(f"{folder} holds runs and is none; give the folder of one of them: {names}.")
     return source.runs[0]
+
+
+def _runs_within(folder: Folder) -> list[Folder]:
+    """The finished runs that lie side by side in a folder that is none, as `robust curve` leaves them."""
+    if not folder.is_dir() or any(
+        (folder / name).is_file() for name in ("study.json", "manifest.json", "summary.json")
+    ):
+        return []
+    return sorted((path for path in folder.iterdir() if (path / "summary.json").is_file()), key=lambda path: path.name)
 
 
 def _check_finished(folder: Folder) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
-from robust.report.formats import count, decibels, interval, number, percent, points
+from robust.report.formats import count, decibels, interval, number, p_value, percent, points
 from robust.report.levels import axis_words
 from robust.report.reading import Run
 
@@ -25,6 +25,8 @@ SENSES = {
     "both": "both senses",
 }
 FILLS = {"zeros": "zeros", "mean": "the mean input of the data set", "silence": "silence"}
+DECIDED = {"audio": "the sound", "video": "the sight", "neither": "neither"}
+UNITS = {"snr_db": "dB of SNR", "dbfs": "dBFS", "lsb16": "steps of 16 bit", "pixel255": "of 255 grey levels"}
 STEPS_16_BIT = 2.0**15
 GREY_LEVELS = 255
 
@@ -39,13 +41,17 @@ def sense(modality: str) -> str:
     return SENSES.get(modality, modality)
 
 
+def _short(modality: str) -> str:
+    return "all senses jointly" if modality == "joint" else modality
+
+
 def headline(run: Run) -> str:
     """A title for a page about this run alone."""
     data = data_name(run)
     if run.kind == "attack":
         by_norm: dict[str, list[str]] = {}
         for name, budget in run.summary["threat"].items():
-            by_norm.setdefault(norm_name(budget["norm"]), []).append(name)
+            by_norm.setdefault(norm_name(budget["norm"]), []).append(_short(name))
         budgets = " and ".join(f"{norm} in {' and '.join(names)}" for norm, names in by_norm.items())
         return f"{run.victim} on {data}, attacked within {budgets}"
     if run.kind == "curve":
@@ -61,7 +67,7 @@ def condition_name(run: Run) -> str:
         return str(name or run.cell.condition)
     if run.kind == "attack":
         return " and ".join(
-            f"{norm_name(told['norm'])} {number(told['radius_amplitude'])} in {name}"
+            f"{norm_name(told['norm'])} {number(told['radius_amplitude'])} in {_short(name)}"
             for name, told in run.summary["threat"].items()
         )
     return f"over {axis_words(run.summary['axis'])[0]}" if run.kind == "curve" else run.kind
@@ -132,7 +138,7 @@ def _budget(name: str, told: Mapping[str, Any]) -> str:
     norm, radius = str(told["norm"]), told.get("radius_amplitude")
     others = [*_usual_units(name, norm, radius), *_levels(name, told)]
     meaning = NORM_MEANINGS.get(norm, "a norm of the change is at most the radius")
-    given = "" if told.get("unit", "amplitude") == "amplitude" else f", given as {_radius(told)}"
+    given = "" if told.get("unit", "amplitude") == "amplitude" else f" on the median clip, given as {_radius(told)}"
     beside = f" ({'; '.join(others)})" if others else ""
     return f"In {sense(name)} it may use an {norm_name(norm)} budget of {number(radius)}{given}{beside}: {meaning}."
 
@@ -140,7 +146,7 @@ def _budget(name: str, told: Mapping[str, Any]) -> str:
 def _radius(told: Mapping[str, Any]) -> str:
     radius = told.get("radius")
     shown = number(float(radius)) if isinstance(radius, (int, float)) else "a radius for each clip"
-    return f"{shown} {told.get('unit')}"
+    return f"{shown} {UNITS.get(str(told.get('unit')), told.get('unit'))}"
 
 
 def _usual_units(name: str, norm: str, radius: float | None) -> list[str]:
@@ -205,20 +211,42 @@ def _outcome(run: Run) -> list[str]:
     metric = told["clean"].get("metric", "score")
     shown = [_with_interval(told[side]) for side in ("clean", after)]
     sentence = f"The {metric} goes from {shown[0]} on clean clips to {shown[1]}"
-    return [f"{sentence} {'under this attack' if run.kind != 'change' else 'so changed'}{_besides(run)}."]
+    under = "so changed" if run.kind == "change" else "under this attack"
+    return [f"{sentence} {under}{_besides(run)}.", *_dominance(told)]
 
 
 def _besides(run: Run) -> str:
     if run.kind == "universal":
-        return f", and to {_with_interval(run.summary['random'])} under random noise of the same size"
+        beside = f", and to {_with_interval(run.summary['random'])} under random noise of the same size"
+        paired = run.summary.get("against_random")
+        return beside + (f" ({points(paired['difference'])} points, {p_value(paired['p'])})" if _told(paired) else "")
     success = run.summary.get("success")
     if run.kind == "attack" and isinstance(success, Mapping) and success.get("clips"):
         broken, of = round((success.get("score") or 0) * success["clips"]), success["clips"]
-        return f": {broken:,} of the {count(of, 'clip')} attacked are broken"
+        how = "are broken" if run.manifest.get("target") is None else "give the answer that the attacker wants"
+        return f": {broken:,} of the {count(of, 'clip')} attacked {how}"
     difference = run.summary.get("difference")
-    if run.kind == "change" and isinstance(difference, Mapping) and difference.get("difference") is not None:
-        return f": {points(difference['difference'])} points"
+    if run.kind == "change" and _told(difference):
+        ends = f"{points(difference['low'])} to {points(difference['high'])}"
+        return f": {points(difference['difference'])} points ({ends}; {p_value(difference['p'])}, {difference['test']})"
     return ""
+
+
+def _told(comparison: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a comparison has numbers."""
+    names = ("difference", "low", "high", "p")
+    return isinstance(comparison, Mapping) and all(comparison.get(name) is not None for name in names)
+
+
+def _dominance(told: Mapping[str, Any]) -> list[str]:
+    """Of a swap: which sense is believed where the two contradict each other."""
+    found = told.get("dominance")
+    if not isinstance(found, Mapping) or not found.get("pairs"):
+        return []
+    shares = [f"{_with_interval(found[name])} for {words}" for name, words in DECIDED.items() if name in found]
+    return [
+        f"Of {found['pairs']:,} pairs of sound and sight that contradict each other it decides {', '.join(shares)}."
+    ]
 
 
 def _curve_outcome(told: Mapping[str, Any]) -> list[str]:

@@ -172,7 +172,7 @@ def _check_level(text: str, measure: str, level: float | None, study: Study, con
     if measure == "radius" and isinstance(asked, CurveKind) and asked.against != "attack":
         raise StudyError(f"{where}{condition!r} is measured level by level and knows no radius of a clip; use auc.")
     if (measure == "robust" and curve) != (level is not None):
-        need = "needs a level of the curve, e.g. @0.001" if curve else "takes no level"
+        need = "needs a level of the curve, e.g. @0.001" if level is None else "takes no level"
         raise StudyError(f"{where}{text!r} {need}.")
     known = _levels_of(asked) if isinstance(asked, CurveKind) else ()
     if level is not None and not known:

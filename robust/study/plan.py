@@ -61,14 +61,15 @@ def make_cells(
         study: As read.
         source: Of its lines.
         check: Smoke run: every count set to one, four clips.
-        roots: Data set of the study -> folder, instead of the one in the file.
+        roots: Data set of the study, or its registered name -> folder, instead of the one in the file.
 
     Raises:
         StudyError: If a victim, a data set or the file of one is unknown, or a condition has no cell.
     """
+    known = {*study.data, *(entry.set for entry in study.data.values() if entry.set)}
     for name in roots or {}:
-        if name not in study.data:
-            raise StoreError(unknown("data set of the study", name, study.data))
+        if name not in known:
+            raise StoreError(unknown("data set of the study", name, known))
     data = {name: _data(name, study, source, check, roots or {}) for name in study.data}
     for name, entry in study.victims.items():
         model = entry.model or name
@@ -99,7 +100,7 @@ def _data(name: str, study: Study, source: Source, check: bool, roots: Mapping[s
     entry = study.data[name]
     chosen = entry.set or name
     _told(source, ("data", name, "set"), data_entry, chosen)
-    root = roots.get(name, entry.root)
+    root = roots.get(name, roots.get(chosen, entry.root))
     told = {"set": chosen, "split": entry.split, "root": root, "limit": entry.limit, "options": entry.options}
     found = _told(source, ("data", name), open_data, told)
     return {**told, "limit": min(len(found), CHECK_CLIPS)} if check else told

@@ -11,7 +11,7 @@ import yaml
 
 from robust.errors import RobustError
 
-Path_ = tuple[str | int, ...]
+Path_ = tuple[str, ...]
 
 
 class StudyError(RobustError):
@@ -62,7 +62,7 @@ class Source:
 
     def line(self, place: Sequence[str | int]) -> int:
         """Line (from 1) of the entry at a path of keys, or of the nearest one around it."""
-        path = tuple(place)
+        path = tuple(str(part) for part in place)
         while path and path not in self._lines:
             path = path[:-1]
         return self._lines.get(path, 1)
@@ -87,8 +87,8 @@ class Source:
                 self._note(value, inside, around)
         elif isinstance(node, yaml.SequenceNode):
             for place, value in enumerate(node.value):
-                self._lines[(*path, place)] = value.start_mark.line + 1
-                self._note(value, (*path, place), around)
+                self._lines[(*path, str(place))] = value.start_mark.line + 1
+                self._note(value, (*path, str(place)), around)
 
 
 class _Loader(yaml.SafeLoader):

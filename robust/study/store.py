@@ -2,8 +2,6 @@
 
     STUDY/study.json        what was asked, and the state of every cell
     STUDY/cells/NAME/       one run folder per cell (`robust.evaluation.store`)
-
-First version, written by the figures helper to the contract; the lead takes it over.
 """
 
 from __future__ import annotations

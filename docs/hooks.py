@@ -1,0 +1,44 @@
+"""Writes the page of commands from the command line itself, each time the site is built."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds `commands.md`."""
+    files.append(File.generated(config, "commands.md", content="\n".join(_page())))
+    return files
+
+
+def _page() -> Iterator[str]:
+    from typer.main import get_command
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from robust.cli import app
+
+    yield "# Commands"
+    yield "\nA mistake of the user ends in one message and exit code 2. `--json` prints one JSON document and nothing else on stdout."
+    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    for name, command in commands.items():
+        yield f"\n## robust {name}\n\n{' '.join((command.help or '').split())}"
+        yield from _parameters(command.params)
+
+
+def _parameters(parameters: list[Any]) -> Iterator[str]:
+    told = [one for one in parameters if not getattr(one, "hidden", False) and one.name != "help"]
+    if not told:
+        return
+    yield "\n| | | default |\n|---|---|---|"
+    for one in told:
+        names = ", ".join(f"`{name}`" for name in (*one.opts, *one.secondary_opts))
+        if one.param_type_name == "argument":
+            names = f"`{one.metavar or one.name.upper()}`"
+        default = "" if one.default in (None, False, (), []) or callable(one.default) else f"`{one.default}`"
+        yield f"| {names} | {(one.help or '').replace('|', chr(92) + '|')} | {'required' if one.required else default} |"
