@@ -162,10 +162,10 @@ def run_study(plan: Plan, *, executor: Executor | None = None, retry: bool = Fal
 def _check_folder(folder: Folder) -> None:
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder} is a file; choose a folder for --out.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "study.json").is_file():
-        raise StoreError(f"{folder} is not empty and holds no study; choose another --out.")
     if (folder / "study.json").is_file():
         read_study(folder)  # a broken one is told before anything runs
+    elif folder.is_dir() and any(not place.name.startswith(".") for place in folder.iterdir()):
+        raise StoreError(f"{folder} is not empty and holds no study; choose another --out.")
 
 
 def _train(plan: Plan, executor: Executor) -> None:

@@ -1,7 +1,9 @@
-"""Reads what a study left: `read_study(folder)`; one run folder counts as a study of one cell.
+"""Reads what a study left: `read_study(folder)`; a run, or runs in one folder, count as a study of them.
 
     STUDY/study.json        what was asked, and the state of every cell
     STUDY/cells/NAME/       one run folder per cell (`robust.evaluation.store`)
+
+Both may lie behind any address that fsspec knows.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ class StudyStore:
 
 
 def read_study(folder: str | Folder) -> StudyStore:
-    """The study, or the single run, that `folder` holds.
+    """The study, or the runs, that `folder` holds.
 
     Args:
         folder: A path, or an address that `robust.atomic.open_folder` knows.
@@ -109,13 +111,21 @@ def read_study(folder: str | Folder) -> StudyStore:
             return StudyStore(folder, str(told["name"]), told, cells)
         except (KeyError, TypeError) as error:
             raise StoreError(f"{folder / 'study.json'} is not the file of a study: {error!r}.") from error
-    if not (folder / "summary.json").is_file():
+    runs = [folder] if (folder / "summary.json").is_file() else _beside(folder)
+    if not runs:
         raise StoreError(
             f"{folder} holds neither a study (study.json) nor a finished run (summary.json); give the folder of one."
         )
-    cell = _single(folder)
-    asked = {name: getattr(cell, name) for name in ("victim", "condition", "kind", "data", "seed", "state", "error")}
-    return StudyStore(folder, folder.name, {"name": folder.name, "cells": [{**asked, "folder": "."}]}, (cell,))
+    cells = tuple(_single(run) for run in runs)
+    names = ("victim", "condition", "kind", "data", "seed", "state", "error")
+    listed = [{**{name: getattr(cell, name) for name in names}, "folder": cell.folder.name} for cell in cells]
+    return StudyStore(folder, folder.name, {"name": folder.name, "cells": listed}, cells)
+
+
+def _beside(folder: Folder) -> list[Folder]:
+    """Runs that lie in one folder, as `robust curve` leaves them."""
+    inside = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
+    return [place for place in inside if (place / "summary.json").is_file()]
 
 
 def _cell(folder: Folder, told: dict[str, Any]) -> CellRun:

@@ -187,9 +187,7 @@ def test_p_of_a_margin_agrees_with_newcombes_interval(seed: int) -> None:
 
 @pytest.mark.parametrize("margin", [0.2, 0.05, -0.05, -0.2])
 def test_margins(margin: float, tmp_path: Path) -> None:
-    for number, table in enumerate(itertools.product((0, 3, 30), repeat=4)):
-        if sum(table) == 0:
-            continue
+    for number, table in enumerate(list(itertools.product((0, 3, 30), repeat=4))[1::4]):
         cells = pair(tmp_path / str(number), *table)
         found = verdict(cells, question(ATTACK[0], ">=", ATTACK[1], margin))
         expected = "supported" if found.low > margin else "not supported" if found.high < margin else "undecided"
