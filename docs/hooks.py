@@ -24,7 +24,7 @@ def _page() -> Iterator[str]:
     from robust.cli import app
 
     yield "# Commands"
-    yield "\nA mistake of the user ends in one message and exit code 2. `--json` prints one JSON document and nothing else on stdout."
+    yield "\nA mistake ends in one message and exit code 2. `--json` prints one JSON document and nothing else on stdout."
     commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
     for name, command in commands.items():
         yield f"\n## robust {name}\n\n{' '.join((command.help or '').split())}"
@@ -32,13 +32,14 @@ def _page() -> Iterator[str]:
 
 
 def _parameters(parameters: list[Any]) -> Iterator[str]:
-    told = [one for one in parameters if not getattr(one, "hidden", False) and one.name != "help"]
-    if not told:
+    shown = [one for one in parameters if not getattr(one, "hidden", False) and one.name != "help"]
+    if not shown:
         return
     yield "\n| | | default |\n|---|---|---|"
-    for one in told:
+    for one in shown:
         names = ", ".join(f"`{name}`" for name in (*one.opts, *one.secondary_opts))
         if one.param_type_name == "argument":
             names = f"`{one.metavar or one.name.upper()}`"
         default = "" if one.default in (None, False, (), []) or callable(one.default) else f"`{one.default}`"
-        yield f"| {names} | {(one.help or '').replace('|', chr(92) + '|')} | {'required' if one.required else default} |"
+        told = (one.help or "").replace("|", "\\|")
+        yield f"| {names} | {told} | {'required' if one.required else default} |"

@@ -130,7 +130,7 @@ def attack(
         evaluate(victim, aligned, condition, store, batch_size=size, seed=seed)
         seconds = time.monotonic() - started
         records = store.records()
-        found = run_checks(_subject(victim, aligned, condition, records, seed), records) if checks else []
+        found = run_checks(subject_of(victim, aligned, condition, records, seed), records) if checks else []
         task = victim.spec.task
         told = {
             "victim": victim.spec.name,
@@ -208,7 +208,7 @@ def _check_condition(condition: Attack, data: AlignedData) -> None:
         find_loss(condition.config.loss)(logits, goal)
 
 
-def _subject(
+def subject_of(
     victim: Victim, data: AlignedData, condition: Attack, records: pd.DataFrame, seed: int, clips: int = 32
 ) -> Subject:
     """The first clips of the run, for the checks."""

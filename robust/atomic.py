@@ -119,7 +119,7 @@ def clear(folder: Folder) -> None:
         if isinstance(folder, Path):
             if folder.is_dir():
                 shutil.rmtree(folder)
-            else:
+            elif folder.exists():
                 folder.unlink(missing_ok=True)
         elif folder.fs.exists(folder.path):
             folder.fs.rm(folder.path, recursive=True)

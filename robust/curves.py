@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from attacks.errors import ThreatModelError, unknown
+from attacks.gradients import frozen
 from attacks.joint import JOINT
 from attacks.pgd import PGD
 from attacks.threat import Ball, Unit
-from robust.api import make_config, make_manifest
+from robust.api import make_config, make_manifest, subject_of
 from robust.atomic import Folder, open_folder
+from robust.evaluation.checks import run_checks
 from robust.evaluation.condition_summary import condition_score
-from robust.evaluation.conditions import Attack, Condition
+from robust.evaluation.conditions import Attack, Condition, with_radius
 from robust.evaluation.curve_summary import Curve, from_scales, from_scores
-from robust.evaluation.engine import AlignedData, aligned_to, checked_batch, evaluate, fitting_batch
+from robust.evaluation.engine import AlignedData, aligned_to, checked_batch, evaluate, fitting_batch, records_of
 from robust.evaluation.radius_search import RadiusSearch, shares
 from robust.evaluation.store import Store
 from robust.evaluation.summary import clean_score, robust_score
@@ -32,6 +36,7 @@ ATTACK = "attack"
 NORMS: Mapping[str, str] = {"linf": "L∞ radius", "l2": "L₂ radius", "l1": "L₁ radius", "snr": "SNR"}
 """Names of attacked axes and what they are called in pictures; `snr` is an L2 ball of a size set by each clip."""
 USUAL_SNR_DB = tuple(np.linspace(80.0, 0.0, 17).tolist())
+CHECKED_CLIPS = 32
 SPAN, COUNT = 100.0, 20
 """Without radii: so far to either side of the usual radius, and so many."""
 
@@ -57,6 +62,7 @@ def curve(
     seed: int = 0,
     out: str | Folder | None = None,
     resume: bool = False,
+    checks: bool = False,
     facts: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Curve:
@@ -81,6 +87,8 @@ def curve(
         seed: From which all randomness is derived.
         out: Run folder with records and summary; nothing is kept when None.
         resume: Go on with the run in `out`.
+        checks: Run the believability checks on 32 clips, at the level where the score falls under the threshold
+            (searches alone); they go into the summary.
         facts: More entries for the manifest.
         **settings: Settings of PGD by name.
 
@@ -113,8 +121,36 @@ def curve(
                 "seed": seed,
                 "run": str(folder),
             }
-            Store.read(folder).write_summary({**told, **found.summary(threshold)})
+            verdicts = run.checks(found, threshold) if checks else []
+            Store.read(folder).write_summary({**told, **found.summary(threshold), "checks": verdicts})
     return found
+
+
+def check(
+    victim: Victim,
+    data: Dataset,
+    *,
+    norm: str = "linf",
+    eps: Sequence[float] | NDArray[np.float64] | None = None,
+    unit: str = "amplitude",
+    modality: str = "audio",
+    scale: Mapping[str, float] | None = None,
+    against: str = ATTACK,
+) -> None:
+    """Refuses what `curve` would, by the first clip and without asking the victim.
+
+    Raises:
+        RobustError: For anything the caller can mend.
+    """
+    victim, data = posed(victim, data, modality)
+    if against == ATTACK:
+        hardest = attacked_levels(victim, norm, eps, unit, modality, scale)[2][-1]
+        check_radii(hardest.balls, aligned_to(victim, data, hardest.packing)[1].batch([0]))
+        return
+    swept_levels(against, eps, modality)
+    if modality not in victim.spec.modalities:
+        raise ThreatModelError(unknown(f"modality of {victim.spec.name}", modality, victim.spec.modalities))
+    AlignedData(data, victim.spec)
 
 
 def attacked_levels(
@@ -234,6 +270,7 @@ class _Run:
         self.seed, self.facts = seed, facts
         fitted = batch_size is None or batch_size == "auto"
         self.size = None if fitted else checked_batch(batch_size or 0)
+        self.searched: tuple[Victim, AlignedData, RadiusSearch] | None = None
 
     def data_told(self) -> dict[str, Any]:
         return {"name": self.data.name, "split": self.data.split, "fingerprint": self.data.fingerprint()}
@@ -245,7 +282,26 @@ class _Run:
         check_radii(attack.threat, aligned.batch([0]))
         store = self._store(self.folder, victim, condition, aligned, {"levels": list(levels), "axis": dict(axis)})
         self._evaluate(victim, aligned, condition, store)
+        self.searched = victim, aligned, condition
         return from_scales(store.records(), condition.grid, levels, self.victim.spec.name, axis)
+
+    def checks(self, curve: Curve, threshold: float) -> list[dict[str, Any]]:
+        """Verdicts on the attack at the first level whose score is under the threshold, or at the last."""
+        if self.searched is None:
+            return []
+        import pandas as pd
+
+        victim, aligned, condition = self.searched
+        under = np.flatnonzero(curve.scores < threshold)
+        share = condition.grid[int(under[0]) if len(under) else -1]
+        attack = with_radius(condition.attack, share)
+        device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
+        few = range(min(CHECKED_CLIPS, len(aligned)))
+        with frozen(victim):
+            found = records_of(victim, aligned.batch(few).to(device), few, attack, self.seed)
+        records = pd.DataFrame(found)
+        subject = subject_of(victim, aligned, attack, records, self.seed, CHECKED_CLIPS)
+        return [asdict(check) for check in run_checks(subject, records)]
 
     def sweep(self, conditions: Sequence[Condition], levels: Sequence[float], axis: Mapping[str, Any]) -> Curve:
         """One evaluation for each level."""

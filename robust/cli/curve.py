@@ -54,12 +54,14 @@ def curve(
         Path | None, typer.Option(help="Folder of runs, pictures and table; runs/TIME-curve if absent.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
+    checks: Annotated[bool, typer.Option(help="Ask whether the numbers are believable.")] = True,
     plot: Annotated[Path | None, typer.Option(help="One more picture: FILE.pdf, .png or .svg.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Smoke run: every count set to one.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Draws how the score falls with radius, noise or reverberation, and says where it is lost."""
     from robust.curves import ATTACK
+    from robust.curves import check as check_curve
     from robust.curves import curve as measure
     from robust.data import load_data
     from robust.victims import load_victim
@@ -72,32 +74,47 @@ def curve(
         data, split=split, root=root, limit=1 if check else limit, **options.data_options(fold, data_option)
     )
     norms = (norm or ["linf"]) if against == ATTACK else [against]
+    for option, given in (("--norm", norms), ("--modality", modality or [])):
+        if len(set(given)) < len(given):
+            raise typer.BadParameter(f"{option} is given twice with the same value: {', '.join(given)}")
     levels = _levels(eps, norms)
     factors = threats.by_modality(scale, "--scale")
     folder = out or Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-curve"
+    lines = [
+        (name, asked, axis)
+        for name, victim in victims.items()
+        for asked in modality or [victim.spec.modalities[0]]
+        for axis in norms
+    ]
+    asked_of = [
+        {
+            "norm": axis if against == ATTACK else "linf",
+            "eps": levels[axis],
+            "unit": unit,
+            "modality": asked,
+            "scale": _factors(factors, asked),
+            "against": against,
+        }
+        for _, asked, axis in lines
+    ]
+    for (name, _, _), options_ in zip(lines, asked_of, strict=True):
+        check_curve(victims[name], chosen, **options_)  # all before the first is measured
     found: list[tuple[Curve, Path]] = []
-    for name, victim in victims.items():
-        for asked in modality or [victim.spec.modalities[0]]:
-            for axis in norms:
-                place = folder / f"{name.replace('/', '-')}--{axis}-{asked}"
-                measured = measure(
-                    victim,
-                    chosen,
-                    norm=axis if against == ATTACK else "linf",
-                    eps=levels[axis],
-                    unit=unit,
-                    modality=asked,
-                    scale=_factors(factors, asked),
-                    against=against,
-                    threshold=threshold,
-                    batch_size=batch_size,
-                    seed=seed,
-                    out=place,
-                    resume=resume,
-                    steps=1 if check else steps,
-                    restarts=1 if check else restarts,
-                )
-                found.append((measured.named(name), place))
+    for (name, asked, axis), options_ in zip(lines, asked_of, strict=True):
+        place = folder / f"{name.replace('/', '-')}--{axis}-{asked}"
+        measured = measure(
+            victims[name],
+            chosen,
+            **options_,
+            threshold=threshold,
+            batch_size=batch_size,
+            seed=seed,
+            out=place,
+            resume=resume,
+            steps=1 if check else steps,
+            restarts=1 if check else restarts,
+        )
+        found.append((measured.named(name), place))
     _write(folder, [one for one, _ in found], threshold, plot)
     _print(found, folder, threshold, as_json)
 
@@ -112,7 +129,7 @@ def _named(models: list[str], weights: list[str] | None) -> dict[str, tuple[str,
         own = None if path == "embedded" else path
         name = Path(model.rpartition("/")[2]).name.replace(":", "-")
         name = name if name not in found else f"{name}-{Path(path).stem}"
-        if name in found:
+        if name in found or (model, own) in found.values():
             raise typer.BadParameter(f"--model {model} is given twice with the same weights")
         found[name] = (model, own)
     return found
@@ -156,7 +173,9 @@ def _print(found: list[tuple[Curve, Path]], folder: Path, threshold: float, as_j
         told: list[dict[str, Any]] = [json.loads((place / "summary.json").read_text()) for _, place in found]
         print(json.dumps({**(told[0] if len(told) == 1 else {}), "curves": told, "run": str(folder)}, indent=2))
         return
-    for one, _ in found:
+    from robust.evaluation.summary import failed_checks
+
+    for one, place in found:
         axis = one.axis
         print(f"curve    {one.label}, {axis['name']} on {axis['modality']}, {one.clips} clips, {one.metric}")
         print(f"clean    {100 * one.clean:.1f} %")
@@ -165,6 +184,8 @@ def _print(found: list[tuple[Curve, Path]], folder: Path, threshold: float, as_j
         lost = _level(one.radius_below(threshold), unit)
         print(f"lost     below {100 * threshold:g} % at {lost} [{_level(ends[0], unit)}, {_level(ends[1], unit)}]")
         print(f"area     {one.auc:.3f} (mean score over the axis)")
+        for line in failed_checks(json.loads((place / "summary.json").read_text())):
+            print(f"CHECK    {line}")
     print(f"pictures {folder / 'curve.pdf'}, .png, .svg; table {folder / 'curve.csv'}")
     sys.stdout.flush()
 

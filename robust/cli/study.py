@@ -85,10 +85,14 @@ def _show_plan(plan: Plan, workers: int, as_json: bool) -> None:
 
 
 def _show(done: StudyRun) -> None:
+    from robust.study.tables import doubtful
+
     counts = {state: sum(cell.state == state for cell in done.cells) for state in ("done", "failed", "waiting")}
     print("cells    " + ", ".join(f"{count} {state}" for state, count in counts.items() if count))
     for cell in done.failed:
         print(f"FAILED   {cell.victim}, {cell.condition}, {cell.data}, seed {cell.seed}: {cell.error}")
+    for cell, line in doubtful(done.cells):
+        print(f"CHECK    {cell.victim}, {cell.condition}, {cell.data}, seed {cell.seed}: {line}")
     for verdict in done.verdicts:
         print(f"claim    {verdict.text}{'' if verdict.data in verdict.name else f' ({verdict.data})'}")
         if verdict.words:

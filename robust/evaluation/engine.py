@@ -164,7 +164,7 @@ def _fitting(
 ) -> Iterator[dict[str, Sequence[Any]]]:
     """Records of a chunk, in two halves where it does not fit in memory."""
     try:
-        part = _records(victim, batch.to(device), indices, condition, seed)
+        part = records_of(victim, batch.to(device), indices, condition, seed)
     except torch.OutOfMemoryError:
         if len(indices) == 1:
             raise DataError("One clip alone does not fit in the device's memory; use --device cpu.") from None
@@ -176,7 +176,7 @@ def _fitting(
     yield part | {"label_name": [_name(data.spec, label) for label in part["label"]]}
 
 
-def _records(
+def records_of(
     victim: Victim, batch: Batch, indices: Sequence[int], condition: Condition, seed: int
 ) -> dict[str, Sequence[Any]]:
     """One row per clip: before, after, and what the condition says of it."""

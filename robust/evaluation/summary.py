@@ -85,6 +85,16 @@ def _success(attacked: pd.DataFrame) -> dict[str, Any]:
     return {**found, "score": finite(found["score"])}
 
 
+def failed_checks(summary: Mapping[str, Any]) -> list[str]:
+    """What the automatic checks of a run warn of or fail, one line each."""
+    found = summary.get("checks") or []
+    return [
+        f"{check['verdict'].upper()} {check['name']}: {check['detail']}"
+        for check in found
+        if check["verdict"] in ("warn", "fail")
+    ]
+
+
 GROUPS = ("label_name", "clean_prediction", "prediction", "clean_correct", "correct", "attacked", "success", "violated")
 """Columns of the records that take few values."""
 

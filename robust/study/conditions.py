@@ -71,6 +71,7 @@ class Condition(BaseModel):
     kind: str
     victims: Names | None = None
     data: Names | None = None
+    resources: dict[str, float] | None = None
     modality: str | None = None
 
 
@@ -110,6 +111,7 @@ class CurveKind(Optimised):
     unit: Unit = "amplitude"
     scale: dict[str, float] | None = None
     against: Against = "attack"
+    checks: bool = True
     threshold: float = Field(0.5, gt=0, lt=1)
 
 
@@ -212,6 +214,8 @@ AnyCondition = (
     | LatentsKind
     | LatencyKind
 )
+WHERE = frozenset({"victims", "data", "resources"})
+"""Keys that say where a condition holds and what it may use; no result depends on them."""
 KINDS: dict[str, type[Condition]] = {
     model.model_fields["kind"].annotation.__args__[0]: model for model in AnyCondition.__args__
 }
@@ -223,6 +227,6 @@ ONE = {"steps": 1, "restarts": 1, "epochs": 1, "fit_limit": 8, "repeats": 1, "po
 def shortened(condition: Condition) -> Condition:
     """The same condition with every count at its least; a curve keeps its levels, which claims ask for."""
     short: dict[str, Any] = {name: value for name, value in ONE.items() if name in type(condition).model_fields}
-    if isinstance(condition, AttackKind):
+    if isinstance(condition, (AttackKind, CurveKind)):
         short["checks"] = False
     return condition.model_copy(update=short)

@@ -100,6 +100,7 @@ class Study(Strict):
     conditions: dict[str, Annotated[AnyCondition, Field(discriminator="kind")]] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
     claims: list[Claim] = []
+    resources: dict[str, float] = {}
     correction: Correction = "holm"
     level: float = Field(0.05, gt=0, lt=1)
 

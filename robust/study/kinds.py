@@ -72,18 +72,17 @@ def check(victim: Victim, data: Dataset, condition: kinds.Condition) -> None:
         RobustError: For a modality that the victim has not, and budgets that cannot be.
     """
     modality = condition.modality or victim.spec.modalities[0]
+    if isinstance(condition, kinds.CurveKind):
+        asked = {name: getattr(condition, name) for name in ("norm", "eps", "unit", "scale", "against")}
+        curves.check(victim, data, modality=modality, **asked)
+        return
     victim, data = posed(victim, data, modality)
     if isinstance(condition, kinds.AttackKind):
         _check_attack(victim, data, modality, condition)
-    elif isinstance(condition, kinds.CurveKind) and condition.against == curves.ATTACK:
-        asked = (condition.norm, condition.eps, condition.unit, modality, condition.scale)
-        _check_radii(victim, data, curves.attacked_levels(victim, *asked)[2][-1])
     elif isinstance(condition, kinds.UniversalKind | kinds.SurfaceKind | kinds.LatentsKind):
         _check_radii(victim, data, threat_model(victim, modality, condition.norm, condition.eps))
     elif not isinstance(condition, kinds.CleanKind | kinds.ThresholdsKind | kinds.LatencyKind):
         _check_one_modality(victim, modality)
-        if isinstance(condition, kinds.CurveKind):
-            curves.swept_levels(condition.against, condition.eps, modality)
         if isinstance(condition, kinds.OccludeKind):
             length = AlignedData(data, victim.spec).batch([0]).inputs[modality].shape[1]
             PATTERNS[condition.pattern].mask(length)
@@ -146,6 +145,7 @@ def _curve(cell: Opened) -> None:
         against=asked.against,
         config=_pgd(asked),
         threshold=asked.threshold,
+        checks=asked.checks,
         seed=cell.seed,
         out=cell.folder,
         resume=True,
@@ -254,7 +254,7 @@ def _latency(cell: Opened) -> None:
 
 def _finish(cell: Opened, table: pd.DataFrame, told: Mapping[str, Any]) -> None:
     """Writes what has no records of clips: manifest, table, and the summary last."""
-    settings = cell.condition.model_dump(mode="json", exclude={"victims", "data", "kind"})
+    settings = cell.condition.model_dump(mode="json", exclude={*kinds.WHERE, "kind"})
     described = {"condition": cell.condition.kind, "settings": settings}
     manifest = api.make_manifest(cell.victim, cell.data, described, cell.seed, 0, cell.facts)
     write_atomically(cell.folder / "manifest.json", json.dumps(manifest, indent=2, default=str).encode())

@@ -14,7 +14,7 @@ from robust.data import data_entry
 from robust.errors import RobustError, StoreError, unknown
 from robust.evaluation.engine import align_labels
 from robust.study import kinds
-from robust.study.conditions import Condition, ThresholdsKind, shortened
+from robust.study.conditions import WHERE, Condition, ThresholdsKind, shortened
 from robust.study.config import Study
 from robust.study.opening import code_hash, open_data, open_victim, source_of
 from robust.study.source import Source
@@ -88,7 +88,7 @@ def make_cells(
                         "victim": named.pop(""),
                         "others": named,
                         "data": dict(data[where]),
-                        "condition": asked.model_dump(mode="json", exclude={"victims", "data"}),
+                        "condition": asked.model_dump(mode="json", exclude=set(WHERE)),
                         "seed": seed,
                     }
                     cells.append(Cell(victim, name, asked.kind, where, seed, task))

@@ -160,12 +160,16 @@ def run_study(plan: Plan, *, executor: Executor | None = None, retry: bool = Fal
 
 
 def _check_folder(folder: Folder) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder} is a file; choose a folder for --out.")
-    if (folder / "study.json").is_file():
-        read_study(folder)  # a broken one is told before anything runs
-    elif folder.is_dir() and any(not place.name.startswith(".") for place in folder.iterdir()):
-        raise StoreError(f"{folder} is not empty and holds no study; choose another --out.")
+    """Whether a study may go there, or lies there and can be read; a kill may have left the half of a file."""
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"{folder} is a file; choose a folder for --out.")
+        if (folder / "study.json").is_file():
+            read_study(folder)
+        elif folder.is_dir() and any(not place.name.startswith(".") for place in folder.iterdir()):
+            raise StoreError(f"{folder} is not empty and holds no study; choose another --out.")
+    except OSError as error:
+        raise StoreError(f"Cannot read {folder}: {error.strerror or error}. Choose another --out.") from error
 
 
 def _train(plan: Plan, executor: Executor) -> None:
@@ -186,7 +190,8 @@ def _jobs(plan: Plan, cells: Sequence[Cell]) -> list[Job]:
     for cell in sorted(cells, key=lambda cell: (cell.data, cell.victim, cell.seed)):
         facts = {"cell": {name: getattr(cell, name) for name in ("victim", "condition", "data", "seed", "key")}}
         where = {"folder": str(absolute(plan.folder) / cell.folder), "device": plan.device}
-        jobs.append(Job(cell.folder, {**where, "task": _placed(cell.task), "facts": facts}))
+        resources = plan.study.conditions[cell.condition].resources or plan.study.resources
+        jobs.append(Job(cell.folder, {**where, "task": _placed(cell.task), "facts": facts}, resources))
     return jobs
 
 
@@ -234,9 +239,8 @@ def _write_state(plan: Plan) -> None:
     """Writes `study.json`; of two that write at once both tell the truth, since states are read from the cells."""
     told = []
     for cell in plan.cells:
-        state, error = plan.state(cell), None
-        if state == FAILED:
-            error = json.loads((plan.folder / cell.folder / "error.json").read_text())["error"]
+        state = plan.state(cell)
+        error = _error(plan.folder / cell.folder / "error.json") if state == FAILED else None
         names = {name: getattr(cell, name) for name in ("key", "folder", "victim", "condition", "data", "seed")}
         kind = "change" if cell.kind in CHANGES else cell.kind
         told.append({**names, "kind": kind, "asked": dict(cell.task["condition"]), "state": state, "error": error})
@@ -244,6 +248,14 @@ def _write_state(plan: Plan) -> None:
     head = {name: getattr(study, name) for name in ("name", "title", "thesis", "claim", "seeds", "correction", "level")}
     content = json.dumps({**head, "check": plan.check, "cells": told}, indent=2)
     write_atomically(plan.folder / "study.json", content.encode())
+
+
+def _error(path: Folder) -> str:
+    """Why a cell failed."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"it failed, but {path.name} cannot be read"
 
 
 def _conclude(plan: Plan) -> StudyRun:

@@ -71,11 +71,11 @@ class Verdict:
         """The numbers in a line."""
         if self.p is None:
             return self.reason
-        shown = "" if self.effect is None else f"{'ratio of medians ' if self.low is None else ''}{self.effect:+.3g}"
         if self.low is not None and self.high is not None:
-            shown += f" [{self.low:+.3g}, {self.high:+.3g}]"
-        elif self.more is not None:
-            shown += f"{', ' if shown else ''}larger on {self.more} clips, smaller on {self.fewer}"
+            shown = f"{self.effect:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+        else:
+            ratio = "" if self.effect is None else f"ratio of medians {self.effect:.3g}, "
+            shown = f"{ratio}larger on {self.more} clips, smaller on {self.fewer}"
         corrected = self.p if self.p_corrected is None else self.p_corrected
         seeds = "" if self.seeds == 1 else f" x {self.seeds} seeds"
         return f"{shown}; p = {self.p:.2g}, corrected {corrected:.2g} ({self.test}, {self.clips} clips{seeds})"

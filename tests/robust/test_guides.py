@@ -1,10 +1,10 @@
 """Every code block of docs/ runs as it stands: Python and commands in one folder and one namespace per page.
 
-    python   runs; with a title it is written to that file, to be used by what follows
-    yaml     is checked as a study file and written to its title
-    bash     every line runs: `robust` in this process with the counts that `--check` sets, scripts of figures/ likewise;
-             a titled script runs beside stand-ins for the programs of a cluster
-    text     is shown, not run
+python   runs; with a title it is written to that file, to be used by what follows
+yaml     is checked as a study file and written to its title
+bash     every line runs: `robust` in this process with the counts that `--check` sets, scripts of figures/ likewise;
+         a titled script runs beside stand-ins for the programs of a cluster
+text     is shown, not run
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +138,8 @@ def senses() -> dict[str, Any]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_runs(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page.stem != "checks":  # they cost more than all else together
-        monkeypatch.setattr("robust.api.run_checks", lambda subject, records: [])
+        for module in ("robust.api", "robust.curves"):
+            monkeypatch.setattr(f"{module}.run_checks", lambda subject, records: [])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         names = prelude(page.stem, place)
@@ -172,7 +174,8 @@ def run_bash(block: Block, names: Names, place: Path, monkeypatch: pytest.Monkey
             continue
         assert words[0] in ("robust", "python"), line
         if words[0] == "python":
-            runs([*words[1:], "--out", "drawn"], lambda: runpy.run_path(words[1], run_name="__main__"), monkeypatch)
+            script = partial(runpy.run_path, words[1], run_name="__main__")
+            runs([*words[1:], "--out", "drawn"], script, monkeypatch)
         elif any(part in line for part in ONLY_PARSED):
             parsed(words[1:])
         else:
@@ -182,15 +185,19 @@ def run_bash(block: Block, names: Names, place: Path, monkeypatch: pytest.Monkey
 def runs(words: list[str], what: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls a program by its command line; it must end well."""
     monkeypatch.setattr(sys, "argv", words)
+    code = None
     try:
         what()
     except SystemExit as stop:
-        assert not stop.code, words
+        code = stop.code
+    assert not code, words
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The same command with counts of one; a study goes where it would without them."""
+    """The same command with counts of one; a study goes where it would without them, an attack into a new folder."""
     command = words[1]
+    if command == "attack" and "--out" not in words:  # the usual name is the second it began in
+        words = [*words, "--out", f"runs/{len(list(Path('runs').glob('*')))}"]
     if command == "thresholds":
         return [*words, "--limit", "2", "--steps", "1"]
     if command == "study" and "--out" not in words:
@@ -212,7 +219,11 @@ def run_script(block: Block, place: Path) -> None:
         stand_in.write_text(f'#!/bin/bash\nprintf "%q " {name} "$@" >> "{place}/calls"; echo >> "{place}/calls"\n')
         stand_in.chmod(0o755)
     (place / block.title).write_text(block.text)
-    environment = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "SLURM_NNODES": "4", "SLURM_CPUS_PER_TASK": "16"}
+    environment = {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_NNODES": "4",
+        "SLURM_CPUS_PER_TASK": "16",
+    }
     subprocess.run(["bash", block.title], cwd=place, env=environment, check=True, timeout=60)
     subprocess.run(["bash", "-c", "sleep 0.2"], check=True)  # what ran in the background has written
     calls = [shlex.split(line) for line in (place / "calls").read_text().splitlines()]
