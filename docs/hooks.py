@@ -24,9 +24,9 @@ def _page() -> Iterator[str]:
     from robust.cli import app
 
     yield "# Commands"
-    yield "\nA mistake ends in one message and exit code 2. `--json` prints one JSON document and nothing else on stdout."
-    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-    for name, command in commands.items():
+    yield "\nA mistake ends in one message and exit code 2. `--json` prints one JSON document and nothing else."
+    group: Any = get_command(app)
+    for name, command in group.commands.items():
         yield f"\n## robust {name}\n\n{' '.join((command.help or '').split())}"
         yield from _parameters(command.params)
 

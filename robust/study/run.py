@@ -141,19 +141,22 @@ def run_study(plan: Plan, *, executor: Executor | None = None, retry: bool = Fal
     if plan.trainings:
         _train(plan, executor)
         plan = plan.keyed()
-    _write_state(plan)
-    todo = [cell for cell in plan.cells if plan.state(cell) == WAITING or (retry and plan.state(cell) == FAILED)]
+    states = {cell.folder: plan.state(cell) for cell in plan.cells}
+    todo = [cell for cell in plan.cells if states[cell.folder] in ((WAITING, FAILED) if retry else (WAITING,))]
     there = len(plan.cells) - len(todo)
     for cell in todo:
-        if plan.state(cell) == FAILED:
+        if states[cell.folder] == FAILED:
             clear(plan.folder / cell.folder / "error.json")
+            states[cell.folder] = WAITING
+    _write_state(plan, states)
     with bars(len(todo), f"{plan.study.name}: {there} of {len(plan.cells)} cells were there") as bar:
         for finished in executor.run(_jobs(plan, todo), work.compute, poll=_watch(plan, todo, bar)):
             cell = next(cell for cell in todo if cell.folder == finished.key)
             if finished.error is not None:
                 told = {"error": finished.error, "details": finished.details, "attempts": finished.attempts}
                 write_atomically(plan.folder / cell.folder / "error.json", json.dumps(told, indent=2).encode())
-            _write_state(plan)
+            states[cell.folder] = plan.state(cell)
+            _write_state(plan, states)
             bar.hide(cell.folder)
             bar.advance(f"{plan.study.name}: {cell.name}")
     return _conclude(plan)
@@ -202,7 +205,7 @@ def _placed(task: Mapping[str, Any]) -> dict[str, Any]:
         return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
     victims = [task["victim"], *task["others"].values()]
-    placed = [{**victim, "weights": place(victim["weights"])} for victim in victims]
+    placed = [{**one, "weights": place(one["weights"]), "model": _model(one["model"])} for one in victims]
     others = dict(zip(task["others"], placed[1:], strict=True))
     return {
         **task,
@@ -210,6 +213,12 @@ def _placed(task: Mapping[str, Any]) -> dict[str, Any]:
         "others": others,
         "data": {**task["data"], "root": place(task["data"]["root"])},
     }
+
+
+def _model(name: str) -> str:
+    """`FILE.py:FACTORY` by the whole path of the file."""
+    place, _, factory = name.rpartition(":")
+    return f"{Path(place).absolute()}:{factory}" if place.endswith(".py") and Path(place).is_file() else name
 
 
 def _watch(plan: Plan, cells: Sequence[Cell], bar: Bars) -> Callable[[], None]:
@@ -235,11 +244,11 @@ def _clips(folder: Folder) -> Iterator[int]:
         yield int(last) - int(first) + 1
 
 
-def _write_state(plan: Plan) -> None:
-    """Writes `study.json`; of two that write at once both tell the truth, since states are read from the cells."""
+def _write_state(plan: Plan, states: Mapping[str, str]) -> None:
+    """Writes `study.json`: what was asked, and the state of every cell as its folder tells."""
     told = []
     for cell in plan.cells:
-        state = plan.state(cell)
+        state = states[cell.folder]
         error = _error(plan.folder / cell.folder / "error.json") if state == FAILED else None
         names = {name: getattr(cell, name) for name in ("key", "folder", "victim", "condition", "data", "seed")}
         kind = "change" if cell.kind in CHANGES else cell.kind
