@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from robust.change import evaluate as evaluate
     from robust.change import missing as missing
     from robust.change import swap as swap
+    from robust.curve_levels import geomspace as geomspace
     from robust.curves import curve as curve
-    from robust.curves import geomspace as geomspace
     from robust.data import load_data as load_data
     from robust.errors import RobustError as RobustError
     from robust.evaluation.curve_summary import Curve as Curve
@@ -53,7 +53,7 @@ _HOMES = {
     "swap": "robust.change",
     "Curve": "robust.evaluation.curve_summary",
     "curve": "robust.curves",
-    "geomspace": "robust.curves",
+    "geomspace": "robust.curve_levels",
     "load_data": "robust.data",
     "RobustError": "robust.errors",
     "compare": "robust.evaluation.paired",

@@ -138,6 +138,7 @@ def universal(
             evaluate(victim, aligned, condition, store, batch_size=size, seed=seed)
             records[name] = store.records()
         summary = _summary(victim, training, test, records, result)
+        summary["run"] = str(folder) if out is not None else None
         if out is not None:
             _save(folder, result, summary)
     task = victim.spec.task

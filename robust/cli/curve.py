@@ -60,7 +60,7 @@ def curve(
     as_json: options.Json = False,
 ) -> None:
     """Draws how the score falls with radius, noise or reverberation, and says where it is lost."""
-    from robust.curves import ATTACK
+    from robust.curve_levels import ATTACK
     from robust.curves import check as check_curve
     from robust.curves import curve as measure
     from robust.data import load_data
@@ -86,7 +86,7 @@ def curve(
         for asked in modality or [victim.spec.modalities[0]]
         for axis in norms
     ]
-    asked_of = [
+    asked_of: list[dict[str, Any]] = [
         {
             "norm": axis if against == ATTACK else "linf",
             "eps": levels[axis],
@@ -111,6 +111,7 @@ def curve(
             seed=seed,
             out=place,
             resume=resume,
+            checks=checks and not check,
             steps=1 if check else steps,
             restarts=1 if check else restarts,
         )

@@ -91,8 +91,8 @@ def _show(done: StudyRun) -> None:
     print("cells    " + ", ".join(f"{count} {state}" for state, count in counts.items() if count))
     for cell in done.failed:
         print(f"FAILED   {cell.victim}, {cell.condition}, {cell.data}, seed {cell.seed}: {cell.error}")
-    for cell, line in doubtful(done.cells):
-        print(f"CHECK    {cell.victim}, {cell.condition}, {cell.data}, seed {cell.seed}: {line}")
+    for line in doubtful(done.cells):
+        print(f"CHECK    {line}")
     for verdict in done.verdicts:
         print(f"claim    {verdict.text}{'' if verdict.data in verdict.name else f' ({verdict.data})'}")
         if verdict.words:

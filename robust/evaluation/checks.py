@@ -146,11 +146,13 @@ def unbounded(subject: Subject) -> Check:
     if subject.victim.spec.task == "multilabel":
         return _unbounded_multilabel(subject, boundless)
     standing = int(subject.survivors(boundless).sum())
-    share_standing = standing / len(subject.batch)
-    verdict: Verdict = "pass" if share_standing <= 0.05 else "fail"
-    return Check(
-        "S3 unbounded", verdict, f"{standing} of {len(subject.batch)} clips stand with the whole range allowed"
-    )
+    told = f"{standing} of {len(subject.batch)} clips stand with the whole range allowed"
+    if standing <= 0.05 * len(subject.batch):
+        return Check("S3 unbounded", "pass", told)
+    untouched = sorted(subject.batch.inputs.keys() - subject.attack.threat.keys())
+    if untouched:
+        return Check("S3 unbounded", "warn", f"{told}; {' and '.join(untouched)}, not attacked, may decide them alone")
+    return Check("S3 unbounded", "fail", told)
 
 
 def _unbounded_multilabel(subject: Subject, boundless: Attack) -> Check:

@@ -51,7 +51,7 @@ class Store:
             if not resume:
                 raise StoreError(f"{folder} holds a run already; pass --resume to go on with it, or another --out.")
             _check_same(cls.read(folder).manifest, wanted, folder)
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif folder.is_dir() and any(not place.name.startswith(".") for place in folder.iterdir()):
             raise StoreError(f"{folder} is not empty and holds no run; choose another --out.")
         elif folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} is a file; choose a folder for --out.")

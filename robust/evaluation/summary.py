@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,12 +87,23 @@ def _success(attacked: pd.DataFrame) -> dict[str, Any]:
 
 def failed_checks(summary: Mapping[str, Any]) -> list[str]:
     """What the automatic checks of a run warn of or fail, one line each."""
-    found = summary.get("checks") or []
+    return [f"{check['verdict'].upper()} {check['name']}: {check['detail']}" for check in _doubts(summary)]
+
+
+def grouped_checks(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """The same of many runs (name, summary): a line for each check and verdict, failures first, with one example."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, summary in runs:
+        for check in _doubts(summary):
+            found.setdefault((check["verdict"], check["name"]), []).append(f"{name}: {check['detail']}")
     return [
-        f"{check['verdict'].upper()} {check['name']}: {check['detail']}"
-        for check in found
-        if check["verdict"] in ("warn", "fail")
+        f"{verdict.upper()} {check} in {len(told)} of {len(runs)} cells, e.g. {told[0]}"
+        for (verdict, check), told in sorted(found.items())
     ]
+
+
+def _doubts(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [check for check in summary.get("checks") or [] if check["verdict"] in ("warn", "fail")]
 
 
 GROUPS = ("label_name", "clean_prediction", "prediction", "clean_correct", "correct", "attacked", "success", "violated")

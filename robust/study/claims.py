@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from robust.curves import ATTACK, USUAL_SNR_DB
+from robust.curve_levels import ATTACK, USUAL_SNR_DB
 from robust.errors import unknown
 from robust.evaluation.sweeps import find_sweep
 from robust.study.conditions import CurveKind

@@ -82,6 +82,7 @@ class Optimised(Condition):
     restarts: int = Field(1, ge=1)
     loss: Loss | None = None
     schedule: Literal["auto", "apgd", "cosine", "constant"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class AttackKind(Optimised):

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from attacks.pgd import PGD
 from attacks.universal import Universal
 from robust import api, change, curves, universals
 from robust.atomic import Folder, clear, write_atomically
+from robust.curve_levels import check_radii
 from robust.errors import VictimError, unknown
 from robust.evaluation.conditions import Attack, Unchanged
 from robust.evaluation.engine import AlignedData, aligned_to
@@ -96,7 +98,7 @@ def _check_attack(victim: Victim, data: Dataset, modality: str, asked: kinds.Att
 
 
 def _check_radii(victim: Victim, data: Dataset, threat: ThreatModel) -> None:
-    curves.check_radii(threat.balls, aligned_to(victim, data, threat.packing)[1].batch([0]))
+    check_radii(threat.balls, aligned_to(victim, data, threat.packing)[1].batch([0]))
 
 
 def _check_one_modality(victim: Victim, modality: str) -> None:
@@ -154,7 +156,13 @@ def _curve(cell: Opened) -> None:
 
 
 def _pgd(asked: kinds.Optimised) -> PGD:
-    return PGD(steps=asked.steps, restarts=asked.restarts, loss=asked.loss, schedule=asked.schedule)
+    return PGD(
+        steps=asked.steps,
+        restarts=asked.restarts,
+        loss=asked.loss,
+        schedule=asked.schedule,
+        search_dtype=torch.bfloat16 if asked.precision == "bf16" else None,
+    )
 
 
 def _change(cell: Opened) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from robust.evaluation.summary import failed_checks
+from robust.evaluation.summary import grouped_checks
 from robust.study.config import Study
 from robust.study.store import CellRun
 from robust.study.verdicts import Verdict
@@ -38,10 +38,11 @@ def rows(cell: CellRun) -> Iterator[dict[str, Any]]:
         yield {**own, "metric": clean["metric"], "clips": told["clips"], "clean": clean["score"], **ends}
 
 
-def doubtful(cells: Sequence[CellRun]) -> list[tuple[CellRun, str]]:
-    """What the automatic checks warn of or fail, cell by cell."""
-    done = (cell for cell in cells if cell.state == "done")
-    return [(cell, line) for cell in done for line in failed_checks(cell.summary)]
+def doubtful(cells: Sequence[CellRun]) -> list[str]:
+    """What the automatic checks warn of or fail, over all cells that were checked."""
+    done = [cell for cell in cells if cell.state == "done"]
+    runs = [(f"{cell.victim}, {cell.condition}, {cell.data}, seed {cell.seed}", cell.summary) for cell in done]
+    return grouped_checks([(name, told) for name, told in runs if told.get("checks")])
 
 
 def table_csv(cells: Sequence[CellRun]) -> bytes:
@@ -68,9 +69,9 @@ def table_md(study: Study, cells: Sequence[CellRun], verdicts: Sequence[Verdict]
     if failed:
         lines += ["", f"**{len(failed)} of {len(cells)} cells have no result:**", ""]
         lines += [f"- {cell.victim}, {cell.condition}, {cell.data}, seed {cell.seed}: {cell.error}" for cell in failed]
-    doubts = [f"- {cell.victim}, {cell.condition}, {cell.data}: {line}" for cell, line in doubtful(cells)]
+    doubts = doubtful(cells)
     if doubts:
-        lines += ["", "**Checks that warn or fail:**", "", *doubts]
+        lines += ["", "**Checks that warn or fail:**", "", *(f"- {line}" for line in doubts)]
     if verdicts:
         lines += ["", "## Claims", "", f"p corrected by: {study.correction}; level {study.level:g}.", ""]
         lines += ["| claim | verdict | A | B | effect, its 95 % interval, test |", "|" + "---|" * 5]

@@ -198,7 +198,7 @@ def _test_number(asked: Verdict, question: Question, values: Values) -> Verdict:
         return replace(found, b=question.right)
     count, right = len(left), int(left.sum())
     test = binomtest(right, count, min(max(bound, 0.0), 1.0))
-    ends = test.proportion_ci(method="wilson")
+    ends = test.proportion_ci(method="exact")
     told = replace(asked, a=right / count, b=question.right, effect=right / count - bound, p=float(test.pvalue))
     return replace(told, low=ends.low - bound, high=ends.high - bound, test="exact binomial", clips=count, seeds=1)
 

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import torch
 
-from robust.curves import attack_axis
+from robust.curve_levels import attack_axis
 from robust.evaluation.radius_search import shares
 from robust.evaluation.store import Store
 from robust.study.run import StudyRun, plan_study, run_study
@@ -72,7 +72,7 @@ def other():
 
 
 def slow():
-    return wrap(seed=0, seconds=0.05)
+    return wrap(seed=0, seconds=0.03)
 
 
 def frail():
@@ -193,6 +193,4 @@ def searched(
     columns = {"scale": list(smallest), "clean_correct": [one > 0 for one in smallest]}
     summary = {"radii": list(levels), "axis": axis}
     condition = more.pop("condition", "curve")
-    return stored(
-        folder, victim, condition, columns, kind="curve", manifest={"grid": grid}, summary=summary, **more
-    )
+    return stored(folder, victim, condition, columns, kind="curve", manifest={"grid": grid}, summary=summary, **more)

@@ -80,7 +80,9 @@ def test_condition_and_data_of_a_claim() -> None:
     # The condition of a term goes before that of its claim.
     (found,) = asked("ast[linf].auc > av-mid.robust", ", condition: attack-2, data: events")
     assert found.left == Term("ast", "linf", "auc")
-    with pytest.raises(StudyError, match=r"no cell of 'ast' under 'attack-2' on 'more'; on it 'ast' meets: linf, noise"):
+    with pytest.raises(
+        StudyError, match=r"no cell of 'ast' under 'attack-2' on 'more'; on it 'ast' meets: linf, noise"
+    ):
         asked("ast[attack-2].robust > 0.5")
     # On one data set there is but one condition for it, and it is that of the data set.
     with pytest.raises(StudyError, match="'av-mid' names no condition and meets attack-2, linf"):

@@ -28,9 +28,7 @@ def shared_room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(
-    shared_room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
+def run(shared_room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs `robust curve`; exit code, stdout, stderr. What it writes goes where the test is alone."""
     monkeypatch.chdir(tmp_path)
     for name in ("mine.py", "recordings"):
@@ -102,7 +100,19 @@ def test_json_and_going_on(run: Run, tmp_path: Path) -> None:
 
 def test_modalities_and_noise(run: Run) -> None:
     events = ("--model", "av-mid", "--split", "validation", "--limit", 4, "--data-option", "clips=16")
-    both = ("--modality", "audio", "--modality", "both", "--scale", "video=16", "--eps", "1e-4,1e-3", "--steps", 1)
+    both = (
+        "--modality",
+        "audio",
+        "--modality",
+        "both",
+        "--scale",
+        "video=16",
+        "--eps",
+        "1e-4,1e-3",
+        "--steps",
+        1,
+        "--no-checks",
+    )
     code, out, err = run(*events, *both, "--out", "av", "--json")
     assert code == 0, err
     found = json.loads(out)["curves"]
@@ -170,4 +180,6 @@ def test_bad_options(mistake: str, run: Run, tmp_path: Path) -> None:
     assert (code, said) == (2, ""), err
     assert words in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
-    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"mine.py", "recordings"}, "something written"
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"mine.py", "recordings"}, (
+        "something written"
+    )

@@ -88,7 +88,11 @@ def test_a_linear_victim_breaks_at_its_known_distance() -> None:
     for norm, dual in (("linf", 1), ("l2", 2)):
         exact = []
         for row, label in enumerate(data.target.tolist()):
-            gaps = [(logits[row, label] - logits[row, k]) / (weights[label] - weights[k]).norm(dual) for k in range(3) if k != label]
+            gaps = [
+                (logits[row, label] - logits[row, k]) / (weights[label] - weights[k]).norm(dual)
+                for k in range(3)
+                if k != label
+            ]
             exact.append(float(min(gaps)))
         found = robust.curve(model, data, norm=norm, eps=levels, config=config)
         # A grid has no more to say than between which levels it is; on the very edge the search may miss one.
@@ -138,7 +142,9 @@ def test_what_is_asked_again_keeps_to_the_radius_told() -> None:
     model = victim()
     data = ToyData(16, model, padded=True)
     batch = Batch.collate([data.clip(index, model.spec) for index in range(16)])
-    condition = RadiusSearch(Attack({"audio": Ball("linf", 0.1)}, PGD(steps=10)), tuple(shares([1e-3, 1e-2, 0.1], "amplitude").tolist()))
+    condition = RadiusSearch(
+        Attack({"audio": Ball("linf", 0.1)}, PGD(steps=10)), tuple(shares([1e-3, 1e-2, 0.1], "amplitude").tolist())
+    )
     with torch.no_grad():
         clean = model(batch.inputs)
         outcome = condition.apply(model, batch, clean, seed=0)

@@ -32,7 +32,7 @@ STUDY: dict[str, Any] = {
     "victims": {"mine": {"model": "mine.py:build"}},
     "data": {"rec": {"set": "folder", "root": "recordings"}},
     "conditions": {
-        "linf": {"kind": "curve", "eps": [0.003, 0.03], "steps": 2},
+        "linf": {"kind": "curve", "eps": [0.003, 0.03], "steps": 2, "checks": False},
         "attack": {"kind": "attack", "eps": 0.02, "steps": 2},
         "noise": {"kind": "curve", "against": "noise", "eps": [20, 0]},
         "hidden": {"kind": "occlude", "pattern": "first-half"},
@@ -94,7 +94,9 @@ def test_any_store_holds_a_study(
         run_file(room / "study.yaml", out=address)
     found = read_study(address)
     assert sorted(cell.state for cell in found.every) == ["done"] * 3 + ["failed"] + ["waiting"] * 2
-    monkeypatch.setattr(work, "compute", lambda payload: (begun.append(payload["facts"]["cell"]["condition"]), compute(payload)))
+    monkeypatch.setattr(
+        work, "compute", lambda payload: (begun.append(payload["facts"]["cell"]["condition"]), compute(payload))
+    )
     done = run_file(room / "study.yaml", out=address, retry=True)
     assert not done.failed
     assert len(begun) == 5 + 3
@@ -108,7 +110,9 @@ def test_any_store_holds_a_study(
             assert cell.records().drop(columns="seed").equals(same.records().drop(columns="seed"))
     assert len(store.cells(kind="latency")[0].table()) > 0
     listened = store.cells(condition="attack")[0].folder / "audio"
-    assert len(list(listened.glob("*.wav"))) == len(list((other.cells(condition="attack")[0].folder / "audio").glob("*")))
+    assert len(list(listened.glob("*.wav"))) == len(
+        list((other.cells(condition="attack")[0].folder / "audio").glob("*"))
+    )
 
 
 def test_half_a_cell_is_gone_on_with(address: str, room: Path, whole: dict[str, bytes]) -> None:
@@ -283,7 +287,9 @@ def test_writing_whole_or_not_at_all(address: str, monkeypatch: pytest.MonkeyPat
     if isinstance(folder, Path):
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     else:
-        monkeypatch.setattr(type(folder.fs), "pipe_file", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        monkeypatch.setattr(
+            type(folder.fs), "pipe_file", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
     with pytest.raises(StoreError, match="No space left on device"):
         write_atomically(folder / "a" / "b.txt", b"third")
     assert (folder / "a" / "b.txt").read_bytes() == b"second"

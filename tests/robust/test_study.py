@@ -39,7 +39,15 @@ STUDY: dict[str, Any] = {
         "clean": {"kind": "clean", "victims": ["mine"], "data": ["rec"]},
         "attack": {"kind": "attack", "eps": 0.02, "steps": 3, "victims": ["mine", "other"], "data": ["rec"]},
         "linf": {"kind": "curve", "eps": "1e-3:1e-1:5", "steps": 3, "victims": ["mine", "other"], "data": ["rec"]},
-        "snr": {"kind": "curve", "norm": "snr", "eps": [40, 20, 0], "steps": 2, "victims": ["mine"], "data": ["rec"]},
+        "snr": {
+            "kind": "curve",
+            "norm": "snr",
+            "eps": [40, 20, 0],
+            "steps": 2,
+            "checks": False,
+            "victims": ["mine"],
+            "data": ["rec"],
+        },
         "noise": {"kind": "curve", "against": "noise", "eps": [20, 10, 0], "victims": ["mine"], "data": ["rec"]},
         "hidden": {"kind": "occlude", "pattern": "first-half", "victims": ["mine"], "data": ["rec"]},
         "white": {"kind": "noise", "std": 0.1, "victims": ["mine"], "data": ["rec"]},
@@ -51,7 +59,15 @@ STUDY: dict[str, Any] = {
             "victims": ["mine"],
             "data": ["rec"],
         },
-        "surface": {"kind": "surface", "eps": 0.02, "points": 3, "clips": 2, "steps": 1, "victims": ["mine"], "data": ["rec"]},
+        "surface": {
+            "kind": "surface",
+            "eps": 0.02,
+            "points": 3,
+            "clips": 2,
+            "steps": 1,
+            "victims": ["mine"],
+            "data": ["rec"],
+        },
         "timing": {"kind": "latency", "repeats": 1, "victims": ["mine"], "data": ["rec"]},
         "no-video": {"kind": "missing", "modality": "video", "victims": ["av-mid"], "data": ["events"]},
         "both": {
@@ -60,6 +76,7 @@ STUDY: dict[str, Any] = {
             "scale": {"video": 16},
             "eps": [1e-4, 1e-3],
             "steps": 1,
+            "checks": False,
             "victims": ["av-mid"],
             "data": ["events"],
         },
@@ -234,12 +251,16 @@ def test_worker_processes_find_the_same(done: Path, monkeypatch: pytest.MonkeyPa
     for cell, other in zip(read_study(done / "store").every, read_study(done / "parallel").every, strict=True):
         if cell.kind in ("attack", "change") or "grid" in cell.manifest:
             one, two = cell.records(), other.records()
-            assert one.drop(columns=["forwards", "backwards"], errors="ignore").astype(str).equals(
-                two.drop(columns=["forwards", "backwards"], errors="ignore").astype(str)
+            assert (
+                one.drop(columns=["forwards", "backwards"], errors="ignore")
+                .astype(str)
+                .equals(two.drop(columns=["forwards", "backwards"], errors="ignore").astype(str))
             )
 
 
-def test_what_changes_a_result_is_computed_anew(room: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changes_a_result_is_computed_anew(
+    room: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, base = room / "study.yaml", part("white", "hidden", "attack")
     base["conditions"]["attack"] |= {"checks": False, "victims": ["mine"]}
     everything = ["attack", "hidden", "white"]
@@ -296,9 +317,12 @@ def test_what_changes_a_result_is_computed_anew(room: Path, computed: list[str],
 
 def test_a_failed_cell_is_told_and_can_be_retried(room: Path, run: Run, computed: list[str]) -> None:
     (room / "broken").touch()
-    parts = part("white", "linf", "shared", victims={"mine": {"model": "mine.py:build"}, "weak": {"model": "mine.py:frail"}})
+    parts = part(
+        "white", "linf", "shared", victims={"mine": {"model": "mine.py:build"}, "weak": {"model": "mine.py:frail"}}
+    )
     parts["conditions"] = {
-        name: {key: value for key, value in asked.items() if key != "victims"} for name, asked in parts["conditions"].items()
+        name: {key: value for key, value in asked.items() if key != "victims"}
+        for name, asked in parts["conditions"].items()
     }
     parts["claims"] = [
         {"text": "mine[white].robust > weak[white].robust", "words": "Order helps."},
@@ -362,9 +386,11 @@ def test_dry_run_prints_every_cell_and_writes_nothing(room: Path, run: Run, comp
     assert plan["workers"] == 2
     assert all(cell["state"] == "waiting" and cell["seconds"] > 0 and len(cell["key"]) == 32 for cell in plan["cells"])
     assert computed == []
-    assert [path for path in sorted(room.rglob("*")) if path.name not in ("study.yaml", "__pycache__") and path.suffix != ".pyc"] == [
-        path for path in before if path.suffix != ".pyc" and path.name != "__pycache__"
-    ]
+    assert [
+        path
+        for path in sorted(room.rglob("*"))
+        if path.name not in ("study.yaml", "__pycache__") and path.suffix != ".pyc"
+    ] == [path for path in before if path.suffix != ".pyc" and path.name != "__pycache__"]
     few = part("white", "hidden")
     run(few)
     code, out, _ = run(few, "--dry-run")

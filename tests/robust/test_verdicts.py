@@ -136,9 +136,9 @@ def test_corrections_from_their_definitions(seed: int) -> None:
         assert all(more >= mine for more, mine in zip(correct([*p, 1.0], how), found, strict=False))
     for more in (0.0, 1e-3, 0.3, 1.0):
         for how in ("holm", "bonferroni"):
-            assert all(
-                later >= mine for later, mine in zip(correct([*p, more], how), correct(p, how), strict=False)
-            ), f"{how} of one claim more"
+            assert all(later >= mine for later, mine in zip(correct([*p, more], how), correct(p, how), strict=False)), (
+                f"{how} of one claim more"
+            )
     assert correct([], "holm") == []
 
 
@@ -204,7 +204,9 @@ def test_no_worse_than_by_a_margin_is_what_equality_supports(tmp_path: Path) -> 
     assert verdict(cells, question(ATTACK[0], ">", ATTACK[1], 0.1)).verdict == "not supported"
 
 
-@pytest.mark.parametrize(("right", "bound"), [(15, 0.5), (5, 0.5), (11, 0.5), (20, 0.9), (0, 0.1), (18, 0.8), (20, 1.0)])
+@pytest.mark.parametrize(
+    ("right", "bound"), [(15, 0.5), (5, 0.5), (11, 0.5), (20, 0.9), (0, 0.1), (18, 0.8), (20, 1.0)]
+)
 def test_numbers_are_tested_exactly(right: int, bound: float, tmp_path: Path) -> None:
     cell = attacked(tmp_path, "a", [True] * right + [False] * (20 - right))
     found = verdict([cell], question(ATTACK[0], ">", bound))
@@ -230,17 +232,24 @@ def test_areas_of_clips_have_the_area_of_the_curve_as_their_mean(seed: int, tmp_
     draw = rng(seed)
     scale = np.where(draw.random(30) < 0.2, np.inf, draw.random(30) ** 4 * 1.2)
     scale[draw.random(30) < 0.2] = 0
-    for unit, levels in (("amplitude", LEVELS), ("lsb16", [1, 5, 60, 100]), ("snr_db", [40, 10, 0]), ("dbfs", [-60, -9])):
+    for unit, levels in (
+        ("amplitude", LEVELS),
+        ("lsb16", [1, 5, 60, 100]),
+        ("snr_db", [40, 10, 0]),
+        ("dbfs", [-60, -9]),
+    ):
         cell = searched(tmp_path, unit, scale.tolist(), levels, unit)
         term = Term(unit, "curve", "auc")
         records = Values([cell], (0,)).views(Term(unit, "curve", "robust", levels[0]), "d")[0]
-        curve = from_scales(records.assign(backwards=1), shares(levels, unit).tolist(), levels, unit, cell.summary["axis"])
+        curve = from_scales(
+            records.assign(backwards=1), shares(levels, unit).tolist(), levels, unit, cell.summary["axis"]
+        )
         areas = Values([cell], (0,)).by_clip(term, "d")
         assert areas.shape == (30, 1)
         assert areas.mean() == pytest.approx(curve.auc)
         # By hand, clip by clip: trapezes under a step that falls where the clip breaks.
         axis = np.log(levels) if cell.summary["axis"]["log"] else np.array(levels, dtype=float)
-        stands = scale[:, None] > shares(levels, unit).numpy() * (1 + 1e-9)
+        stands = (scale[:, None] > shares(levels, unit).numpy() * (1 + 1e-9)).astype(float)
         widths = np.abs(np.diff(axis))
         by_hand = ((stands[:, 1:] + stands[:, :-1]) / 2 * widths).sum(axis=1) / widths.sum()
         np.testing.assert_allclose(areas[:, 0], by_hand)
@@ -363,7 +372,9 @@ def test_several_seeds_of_a_clip_stay_together(tmp_path: Path) -> None:
 def test_radii_of_several_seeds_are_middle_ones(tmp_path: Path) -> None:
     runs = {"a": [[0.5] * 8, [np.inf] * 8, [0.1] * 8], "b": [[0.2] * 8, [0.3] * 8, [0.9] * 8]}
     cells = [
-        searched(tmp_path, name, scale, LEVELS, seed=seed) for name, own in runs.items() for seed, scale in enumerate(own)
+        searched(tmp_path, name, scale, LEVELS, seed=seed)
+        for name, own in runs.items()
+        for seed, scale in enumerate(own)
     ]
     found = verdict(cells, question(Term("a", "curve", "radius"), ">", Term("b", "curve", "radius")), (0, 1, 2))
     assert (found.a, found.b, found.more, found.seeds) == (pytest.approx(0.05), pytest.approx(0.03), 8, 3)
