@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,6 +22,25 @@ Matrix and convolution kernels round a remainder of a few rows differently from 
 visible difference of it. In full blocks an example's result depends neither on its neighbours nor on their number
 (measured; tests/attacks/test_gradients.py), and eight clips cost hardly more than one.
 """
+
+
+_MOST: ContextVar[int | None] = ContextVar("_MOST", default=None)
+
+
+@contextmanager
+def at_most(rows: int) -> Iterator[None]:
+    """Gradients within are taken of at most so many examples at once, however many an attack works on.
+
+    A search whose examples finish one by one keeps its batches full that way, in the memory of a small one.
+
+    Args:
+        rows: Rounded up to a multiple of `LANES`.
+    """
+    before = _MOST.set(-(-rows // LANES) * LANES)
+    try:
+        yield
+    finally:
+        _MOST.reset(before)
 
 
 @contextmanager
@@ -87,6 +107,22 @@ class Oracle:
         """
         self.forwards[rows] += 1
         self.backwards[rows] += 1
+        count, most = len(rows), _MOST.get()
+        if most is None or count <= most:
+            return self._gradients(inputs, goal, loss, wanted)
+        parts = []
+        every = torch.arange(count, device=rows.device)
+        for chunk in (every[first : first + most] for first in range(0, count, most)):
+            some = {name: value[chunk] for name, value in inputs.items()}
+            parts.append(self._gradients(some, goal.select(chunk), loss, wanted))
+        logits, losses, gradients = zip(*parts, strict=True)
+        joined = {name: torch.cat([part[name] for part in gradients]) for name in gradients[0]}
+        return torch.cat(logits), torch.cat(losses), joined
+
+    def _gradients(
+        self, inputs: Mapping[str, Tensor], goal: Goal, loss: Loss, wanted: Container[str] | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Of as many examples as fit at once."""
         padded, count = pad_to_lanes(inputs)
         leaves = {
             name: value.detach().requires_grad_() for name, value in padded.items() if wanted is None or name in wanted

@@ -26,6 +26,11 @@ from attacks.threat import ORDERS, Ball
 GALLOP = (1.0, 1.0, 1.1, 1.5, 2.0, 4.0)
 """Factor by which the scale falls after so many successes without a failure (the tolerance where that is more)."""
 
+GRID_START = 1.0
+"""First level tried on a grid, over the linear guess; 1, 1.5, 2 and 3 cost 53, 63, 72 and 75 gradients a clip."""
+GRID_GALLOP = (0, 0, 1, 3, 7)
+"""Levels of a grid left out after so many successes without a failure, and the other way round."""
+
 FMN_STEP = {"l2": 0.3}
 """First step of FMN over the smallest radius known, for the norms where it beats bisection at equal gradients."""
 
@@ -123,6 +128,8 @@ class _Bisection:
         self.failed_at = torch.zeros(count, dtype=torch.float64, device=device)
         self.broken_at = torch.full((count,), torch.inf, dtype=torch.float64, device=device)
         self.successes = torch.zeros(count, dtype=torch.int64, device=device)
+        self.failures = torch.zeros(count, dtype=torch.int64, device=device)
+        self.guess = self.most
         self.forwards = torch.zeros(count, dtype=torch.int64, device=device)
         self.backwards = torch.zeros(count, dtype=torch.int64, device=device)
 
@@ -139,7 +146,8 @@ class _Bisection:
             gradient = region.restrict(gradients[name]).flatten(1)
             slope = slope + lengths(gradient.double(), DUAL[ball.norm]) * self.unit[name]
         guess = 1.005 * (-losses.double()).clamp_min(0) / slope.clamp_min(1e-30)
-        return torch.minimum(guess.clamp_min(1e-9), self.most)
+        self.guess = torch.minimum(guess.clamp_min(1e-9), self.most)
+        return self.guess
 
     def forecast(self, steps: int) -> None:
         """Begins with what FMN finds in so many steps, where it applies."""
@@ -207,11 +215,23 @@ class _Bisection:
         return scale, still.nonzero()[:, 0]
 
     def _next_on_grid(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """The middle of the grid's scales that are above the last failure and below the least success."""
+        """One of the grid's scales that are above the last failure and below the least success.
+
+        A success costs a few steps, less from a perturbation known to be good; a failure costs all of them. So the
+        search begins at the linear guess and comes from above, a level at a time, until the first failure, instead of
+        halving, which fails half of the time.
+        """
         above = torch.searchsorted(grid, self.failed_at * (1 + 1e-9), right=True)
         below = torch.searchsorted(grid, self.broken_at * (1 - 1e-9))
-        middle = ((above + below - 1) // 2).clamp(0, len(grid) - 1)
-        return torch.minimum(grid[middle], self.most), (above < below).nonzero()[:, 0]
+        unbroken, never_failed = self.broken_at.isinf(), self.failed_at == 0
+        down = torch.tensor(GRID_GALLOP, device=grid.device)
+        place = (above + below) // 2
+        place = torch.where(never_failed, below - 1 - _entry(down, self.successes - 1), place)
+        place = torch.where(unbroken, above + _entry(down, self.failures - 1), place)
+        first = torch.searchsorted(grid, GRID_START * self.guess)
+        place = torch.where(unbroken & never_failed, first, place)
+        place = torch.minimum(torch.maximum(place, above), below - 1).clamp(0, len(grid) - 1)
+        return torch.minimum(grid[place], self.most), (above < below).nonzero()[:, 0]
 
     def run(self, scale: Tensor, rows: Tensor, generators: Sequence[torch.Generator]) -> None:
         """Attacks `rows` at their scales, starting from what is known of them, and notes what happens."""
@@ -246,6 +266,7 @@ class _Bisection:
     def _note(self, result: AttackResult, scale: Tensor, rows: Tensor) -> None:
         lost, won = rows[~result.broken], rows[result.broken]
         self.successes[won] += 1
+        self.failures[lost] += 1
         self.failed_at[lost] = torch.maximum(self.failed_at[lost], scale[~result.broken])
         self._keep(result.inputs, rows, result.broken)
         for name in self.threat:
@@ -272,6 +293,11 @@ class _Bisection:
     def _spent(self, rows: Tensor, forwards: Tensor, backwards: Tensor) -> None:
         self.forwards[rows] += forwards
         self.backwards[rows] += backwards
+
+
+def _entry(table: Tensor, place: Tensor) -> Tensor:
+    """The entry of `table` at each place, its last one beyond the end."""
+    return table[place.clamp(0, len(table) - 1)]
 
 
 def _check_grid(grid: Tensor | None) -> None:

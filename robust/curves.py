@@ -36,7 +36,9 @@ from robust.threats import posed
 from robust.types import Dataset
 from robust.victims.base import Victim
 
-CHECKED_CLIPS = 32
+CHECKED_CLIPS = 16
+SEARCH_GROUP = 2
+"""Batches that a search works on together: a sixth faster. More are faster still, but parts come late."""
 
 
 def curve(
@@ -80,7 +82,7 @@ def curve(
         seed: From which all randomness is derived.
         out: Run folder with records and summary; nothing is kept when None.
         resume: Go on with the run in `out`.
-        checks: Run the believability checks on 32 clips, at the level where the score falls under the threshold
+        checks: Run the believability checks on 16 clips, at the level where the score falls under the threshold
             (searches alone); they go into the summary.
         facts: More entries for the manifest.
         **settings: Settings of PGD by name.
@@ -174,7 +176,7 @@ class _Run:
         victim, aligned = aligned_to(self.victim, self.data, attack.packing)
         check_radii(attack.threat, aligned.batch([0]))
         store = self._store(self.folder, victim, condition, aligned, {"levels": list(levels), "axis": dict(axis)})
-        self._evaluate(victim, aligned, condition, store)
+        self._evaluate(victim, aligned, condition, store, SEARCH_GROUP)
         self.searched = victim, aligned, condition
         return from_scales(store.records(), condition.grid, levels, self.victim.spec.name, axis)
 
@@ -223,6 +225,8 @@ class _Run:
         manifest = make_manifest(victim, self.data, condition.describe(), self.seed, size, {**told, **self.facts})
         return Store.open(folder, manifest, resume=self.resume)
 
-    def _evaluate(self, victim: Victim, aligned: AlignedData, condition: Condition, store: Store) -> None:
+    def _evaluate(
+        self, victim: Victim, aligned: AlignedData, condition: Condition, store: Store, group: int = 1
+    ) -> None:
         size = self.size or fitting_batch(victim, aligned)
-        evaluate(victim, aligned, condition, store, batch_size=size, seed=self.seed)
+        evaluate(victim, aligned, condition, store, batch_size=size, seed=self.seed, group=group)

@@ -43,7 +43,7 @@ def main() -> None:
         print(f"robust: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("robust: interrupted; go on with --resume and the same --out", file=sys.stderr)
+        print("robust: interrupted; go on with the same --out (and --resume, but for studies)", file=sys.stderr)
         sys.exit(130)
 
 

@@ -66,6 +66,8 @@ def curve(
     from robust.data import load_data
     from robust.victims import load_victim
 
+    if against != ATTACK and (norm or scale or unit != "amplitude"):
+        raise typer.BadParameter(f"--norm, --scale and --unit are of attacks, not of --against {against}")
     if plot is not None and plot.suffix.lstrip(".") not in PICTURES:
         raise typer.BadParameter(f"--plot takes a file that ends in {', '.join('.' + end for end in PICTURES)}")
     named = _named(model or ["ast"], weights)
@@ -180,10 +182,10 @@ def _print(found: list[tuple[Curve, Path]], folder: Path, threshold: float, as_j
         axis = one.axis
         print(f"curve    {one.label}, {axis['name']} on {axis['modality']}, {one.clips} clips, {one.metric}")
         print(f"clean    {100 * one.clean:.1f} %")
-        ends = [one.radius_below(threshold, of) for of in ("low", "high")]
         unit = {"amplitude": "", "snr_db": " dB", "lsb16": " lsb16"}.get(axis["unit"], f" {axis['unit']}")
-        lost = _level(one.radius_below(threshold), unit)
-        print(f"lost     below {100 * threshold:g} % at {lost} [{_level(ends[0], unit)}, {_level(ends[1], unit)}]")
+        lost, *ends = (one.radius_below(threshold, of) for of in ("scores", "low", "high"))
+        shown = [_level(one, level, unit) for level in (lost, *sorted(ends))]
+        print(f"lost     below {100 * threshold:g} % at {shown[0]} [{shown[1]}, {shown[2]}]")
         print(f"area     {one.auc:.3f} (mean score over the axis)")
         for line in failed_checks(json.loads((place / "summary.json").read_text())):
             print(f"CHECK    {line}")
@@ -191,5 +193,10 @@ def _print(found: list[tuple[Curve, Path]], folder: Path, threshold: float, as_j
     sys.stdout.flush()
 
 
-def _level(value: float, unit: str) -> str:
-    return "no level tried" if value in (float("inf"), float("-inf")) else f"{value:.3g}{unit}"
+def _level(curve: Curve, value: float, unit: str) -> str:
+    """A level in words; a search knows of clips that are lost before anything is done to them."""
+    if value == curve.never:
+        return "no level tried"
+    if value in (0.0, float("inf"), float("-inf")):
+        return "once, as the clean score is"
+    return f"{value:.3g}{unit}"

@@ -94,7 +94,7 @@ class Curve:
         values = getattr(self, of)
         under = np.flatnonzero(values < threshold)
         if len(under) == 0:
-            return self._never
+            return self.never
         first = int(under[0])
         if first == 0:
             return float(self.radii[0])
@@ -112,10 +112,11 @@ class Curve:
             ends = wilson(standing, len(ordered))
             if {"scores": standing / len(ordered), "low": ends[0], "high": ends[1]}[of] < threshold:
                 return float(level)
-        return self._never
+        return self.never
 
     @property
-    def _never(self) -> float:
+    def never(self) -> float:
+        """What `radius_below` returns where the score stays above the threshold."""
         return -math.inf if self.axis["harder"] == "down" else math.inf
 
     def named(self, name: str) -> Curve:
@@ -124,7 +125,7 @@ class Curve:
 
     def summary(self, threshold: float = 0.5) -> dict[str, Any]:
         """Everything but the clips, as JSON; `from_summary` makes the curve again."""
-        ends = [self.radius_below(threshold, of) for of in ("low", "high")]
+        ends = sorted(self.radius_below(threshold, of) for of in ("low", "high"))
         return {
             "victim": self.victim,
             "metric": self.metric,

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from attacks.gradients import Oracle, frozen
+from attacks.gradients import Oracle, at_most, frozen
 from attacks.joint import Packing, packed_victim
 from attacks.losses import Goal, margin
 from robust.data.reading import read_batches, read_clips
@@ -131,6 +131,7 @@ def evaluate(
     *,
     batch_size: int,
     seed: int = 0,
+    group: int = 1,
 ) -> None:
     """Fills `store` with one record per clip that it does not hold yet.
 
@@ -141,12 +142,14 @@ def evaluate(
         store: Where records go, one part for each batch.
         batch_size: Clips attacked at once; changes speed and memory, never a record. Halved when memory runs out.
         seed: From which, with the clip's id and the condition, all randomness is derived.
+        group: Batches worked on together: gradients are still of `batch_size` clips at most, but a search whose clips
+            finish one by one keeps them full.
     """
     done = store.done()
     wanted = [index for index in range(len(data)) if not done or data.data.clip_id(index, data.spec) not in done]
     device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
-    chunks = list(_chunks(wanted, batch_size))
-    with frozen(victim), closing(data.batches(chunks)) as batches:
+    chunks = list(_chunks(wanted, batch_size * group))
+    with frozen(victim), at_most(batch_size), closing(data.batches(chunks)) as batches:
         for _ in track(chunks, f"{condition.name} on {data.data.name}", by=len):
             indices, batch = next(batches)
             for part in _fitting(indices, batch, victim, data, condition, seed, device):

@@ -110,7 +110,7 @@ def _panel(axes: Axes, panel: ThresholdPanel, norm: str) -> None:
             text = axes.text(
                 across, up, f"fusion {word}: {count}", transform=axes.transAxes, ha=side, va=end, bbox=_BACKING
             )
-            text.set(in_layout=False, zorder=5)
+            text.set(in_layout=False, zorder=1.5)  # behind the points: a word may be covered, a clip may not
 
 
 _BACKING = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}

@@ -106,6 +106,8 @@ def _read(name: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
         right = _term(parts["right"], claim, data, study, cells, where)
     if not math.isfinite(margin) or (isinstance(right, float) and not math.isfinite(right)):
         raise StudyError(f"{where}numbers in a claim are finite; given {claim.text!r}.")
+    if isinstance(right, Term) and "auc" in (left.measure, right.measure):
+        _check_areas(left, right, study, where)
     _check_radii(left, right, margin, study, where)
     return Question(name, claim.text, claim.words, data, left, parts["sign"], right, margin)
 
@@ -152,6 +154,14 @@ def _term(text: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
     level = None if parts["level"] is None else float(parts["level"])
     _check_level(text, measure, level, study, condition, where)
     return Term(victim, condition, measure, level)
+
+
+def _check_areas(left: Term, right: Term, study: Study, where: StudyError) -> None:
+    """Areas are means over levels: of the same ones on both sides, or they say nothing."""
+    sides = [study.conditions[term.condition] for term in (left, right)]
+    asked = [(one.against, one.norm, one.unit, one.eps) if isinstance(one, CurveKind) else None for one in sides]
+    if left.measure != right.measure or asked[0] != asked[1]:
+        raise StudyError(f"{where}an area is compared with an area over the same levels of the same norm alone.")
 
 
 def _only(victim: str, data: str, cells: Sequence[Cell], where: StudyError) -> str:

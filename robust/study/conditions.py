@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from attacks.losses import LOSSES
 from robust.errors import unknown
@@ -46,6 +46,12 @@ def _of(what: str, known: Callable[[], Iterable[str]]) -> AfterValidator:
         return given
 
     return AfterValidator(check)
+
+
+def _odd(given: int) -> int:
+    if given % 2 == 0:
+        raise ValueError("an odd number, so that the clip itself is a point")
+    return given
 
 
 def _each_once(given: list[str]) -> list[str]:
@@ -102,6 +108,14 @@ class AttackKind(Optimised):
     success: Success | None = None
     checks: bool = True
 
+    @model_validator(mode="after")
+    def _cut_needs_a_region(self) -> AttackKind:
+        if self.cut and not (self.window or self.band or self.mels):
+            raise ValueError("cut goes with window, band or mels")
+        if self.rescale and not self.cut:
+            raise ValueError("rescale goes with cut")
+        return self
+
 
 class CurveKind(Optimised):
     """As `robust curve`."""
@@ -114,6 +128,13 @@ class CurveKind(Optimised):
     against: Against = "attack"
     checks: bool = True
     threshold: float = Field(0.5, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sweeps_have_no_attack(self) -> CurveKind:
+        given = self.model_fields_set & {"norm", "unit", "scale", "steps", "restarts", "loss", "schedule", "precision"}
+        if self.against != "attack" and given:
+            raise ValueError(f"{', '.join(sorted(given))} is of attacks, and this curve is against {self.against}")
+        return self
 
 
 class CleanKind(Condition):
@@ -177,7 +198,7 @@ class SurfaceKind(Condition):
     kind: Literal["surface"]
     norm: Norm = "linf"
     eps: float | None = None
-    points: int = Field(21, ge=3)
+    points: Annotated[int, AfterValidator(_odd)] = Field(21, ge=3)
     extent: float = Field(2.0, gt=0)
     clips: int = Field(16, ge=1)
     steps: int = Field(40, ge=1)

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from robust.errors import unknown
 from robust.study.conditions import AnyCondition
@@ -63,6 +63,13 @@ class VictimEntry(Strict):
     train: Training | None = None
 
 
+def _not_of_the_entry(given: dict[str, Any]) -> dict[str, Any]:
+    for name in ("set", "name", "split", "root", "limit"):
+        if name in given:
+            raise ValueError(f"{name} is a key of the data set itself, not an option")
+    return given
+
+
 class DataEntry(Strict):
     """One data set, as of `robust attack --data`; `set` is its registered name, the entry's own if absent."""
 
@@ -70,7 +77,7 @@ class DataEntry(Strict):
     split: str = "test"
     root: str | None = None
     limit: int | None = Field(None, ge=1)
-    options: dict[str, Any] = {}
+    options: Annotated[dict[str, Any], AfterValidator(_not_of_the_entry)] = {}
 
 
 class Claim(Strict):

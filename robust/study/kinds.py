@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from attacks.joint import JOINT
 from attacks.pgd import PGD
 from attacks.universal import Universal
 from robust import api, change, curves, universals
@@ -58,7 +59,8 @@ class Opened:
 
     def attack(self, condition: kinds.SurfaceKind | kinds.LatentsKind) -> Attack:
         """The attack of a kind that needs one."""
-        threat = threat_model(self.victim, self.modality, condition.norm, condition.eps)
+        victim, _ = posed(self.victim, self.data, self.modality)
+        threat = threat_model(victim, self.modality, condition.norm, condition.eps)
         return Attack(threat.balls, PGD(steps=condition.steps), packing=threat.packing)
 
 
@@ -74,6 +76,8 @@ def check(victim: Victim, data: Dataset, condition: kinds.Condition) -> None:
         RobustError: For a modality that the victim has not, and budgets that cannot be.
     """
     modality = condition.modality or victim.spec.modalities[0]
+    if isinstance(condition, kinds.UniversalKind) and (modality == JOINT or data.split in ("train", "all")):
+        raise VictimError("A universal perturbation is fitted on train clips, with a budget each: score it on others.")
     if isinstance(condition, kinds.CurveKind):
         asked = {name: getattr(condition, name) for name in ("norm", "eps", "unit", "scale", "against")}
         curves.check(victim, data, modality=modality, **asked)
@@ -83,7 +87,10 @@ def check(victim: Victim, data: Dataset, condition: kinds.Condition) -> None:
         _check_attack(victim, data, modality, condition)
     elif isinstance(condition, kinds.UniversalKind | kinds.SurfaceKind | kinds.LatentsKind):
         _check_radii(victim, data, threat_model(victim, modality, condition.norm, condition.eps))
-    elif not isinstance(condition, kinds.CleanKind | kinds.ThresholdsKind | kinds.LatencyKind):
+    elif isinstance(condition, kinds.ThresholdsKind):
+        for name in condition.largest:
+            _check_one_modality(victim, name)
+    else:
         _check_one_modality(victim, modality)
         if isinstance(condition, kinds.OccludeKind):
             length = AlignedData(data, victim.spec).batch([0]).inputs[modality].shape[1]
@@ -237,7 +244,8 @@ def _surface(cell: Opened) -> None:
         clips=min(asked.clips, len(cell.data)),
         seed=cell.seed,
     )
-    eps = threat_model(cell.victim, cell.modality, asked.norm, asked.eps).balls[cell.modality].radius
+    radii = {name: float(ball.radius) for name, ball in cell.attack(asked).threat.items()}
+    eps = next(iter(radii.values())) if len(radii) == 1 else radii
     told = {"norm": asked.norm, "eps": eps, "modality": cell.modality, "extent": asked.extent, "points": asked.points}
     _finish(cell, table, {**told, "clips": int(table["clip"].nunique())})
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from robust.data import load_data
+from robust.evaluation.store import versions
 from robust.types import Dataset
 from robust.victims import Victim, load_victim
 
 KEPT = 8
+MEASURING = ("robust/study/cells.py", "robust/study/conditions.py", "robust/study/kinds.py")
+"""What of the study's own code decides results."""
 
 
 def open_victim(named: Mapping[str, Any], device: str) -> Victim:
@@ -36,26 +41,29 @@ def forget() -> None:
 def source_of(model: str) -> str | None:
     """Hash of the file that a victim of the user's own is made by: its code may change while its weights do not."""
     place, _, _ = model.rpartition(":")
-    if not place.endswith(".py") or not Path(place).is_file():
+    if not place:
         return None
-    return hashlib.blake2b(Path(place).read_bytes(), digest_size=16).hexdigest()
+    if not place.endswith(".py"):
+        found = importlib.util.find_spec(place)
+        place = "" if found is None or found.origin is None else found.origin
+    path = Path(place)
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if path.is_file() else None
 
 
 @lru_cache(maxsize=1)
 def code_hash() -> str:
-    """Hash of the sources that results depend on, and of the version of torch.
+    """Hash of the sources that results depend on, and of the versions of libraries.
 
     A study computed by other code is not reused; what parses, draws and reports has no part in results.
     """
-    import torch
-
-    digest = hashlib.blake2b(torch.__version__.encode(), digest_size=16)
+    libraries = {**versions(), **{name: metadata.version(name) for name in ("pyroomacoustics", "scikit-learn")}}
+    digest = hashlib.blake2b(json.dumps(libraries, sort_keys=True).encode(), digest_size=16)
     root = Path(__file__).parents[2]
     apart = ("robust/cli", "robust/plots", "robust/report", "robust/study")
     for package in ("attacks", "defenses", "robust"):
         for path in sorted((root / package).rglob("*.py")):
             name = path.relative_to(root).as_posix()
-            if not name.startswith(apart):
+            if not name.startswith(apart) or name in MEASURING:
                 digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

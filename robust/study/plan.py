@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from robust.data import data_entry
 from robust.errors import RobustError, StoreError, unknown
 from robust.evaluation.engine import align_labels
 from robust.study import kinds
+from robust.study.cells import is_trained
 from robust.study.conditions import WHERE, Condition, ThresholdsKind, shortened
 from robust.study.config import Study
 from robust.study.opening import code_hash, open_data, open_victim, source_of
 from robust.study.source import Source
+from robust.victims.loading import find_device
 from robust.victims.registry import victim_entry
 
 CHECK_CLIPS = 4
@@ -92,7 +94,22 @@ def make_cells(
                         "seed": seed,
                     }
                     cells.append(Cell(victim, name, asked.kind, where, seed, task))
+    _check_trainings(cells, source)
     return cells
+
+
+def _check_trainings(cells: Sequence[Cell], source: Source) -> None:
+    """Two recipes, or two sets to train on, must not share a file: the second would silently get the first's victim."""
+    wanted: dict[str, str] = {}
+    for cell in cells:
+        victim, data = cell.task["victim"], cell.task["data"]
+        if victim["train"] is None:
+            continue
+        trained_on = {name: data[name] for name in ("set", "root", "options")}
+        recipe = json.dumps([victim["model"], victim["train"], trained_on], sort_keys=True, default=str)
+        if wanted.setdefault(victim["weights"], recipe) != recipe:
+            told = f"different trainings would share {victim['weights']}; put {{victim}} or {{set}} into its name."
+            raise source.error(("victims", cell.victim, "weights"), told)
 
 
 def _data(name: str, study: Study, source: Source, check: bool, roots: Mapping[str, str]) -> dict[str, Any]:
@@ -151,7 +168,7 @@ def untrained(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     for cell in cells:
         for victim in (cell.task["victim"], *cell.task["others"].values()):
             weights = victim["weights"]
-            if victim["train"] is not None and not Path(weights).is_file():
+            if victim["train"] is not None and not is_trained(weights):
                 found.setdefault(weights, {"victim": victim, "data": cell.task["data"], "seed": cell.seed})
     return list(found.values())
 
@@ -177,7 +194,7 @@ def with_keys(cells: Sequence[Cell], study: Study, source: Source, device: str) 
         if asked not in checked:
             checked.add(asked)
             _told(source, ("conditions", cell.condition), _check, cell, study, device)
-    return [replace(cell, key=_key(cell, study, identity)) for cell in cells]
+    return [replace(cell, key=_key(cell, identity, device)) for cell in cells]
 
 
 def _check(cell: Cell, study: Study, device: str) -> None:
@@ -190,12 +207,18 @@ def _identity(victim: Mapping[str, Any], data: Mapping[str, Any], device: str) -
     """All of a victim that results depend on, once it is seen to fit the data."""
     loaded = open_victim(victim, device)
     align_labels(open_data(data), loaded.spec)
-    told = {"name": loaded.spec.name, "config": loaded.config, "weights": weights_hash(loaded)}
+    told = {"spec": asdict(loaded.spec), "config": loaded.config, "weights": weights_hash(loaded)}
     return {**told, "source": source_of(victim["model"])}
 
 
-def _key(cell: Cell, study: Study, identity: Any) -> str:
+def _key(cell: Cell, identity: Any, device: str) -> str:
+    """Hash of everything that the result of a cell depends on."""
     task = cell.task
+    beside: dict[str, Any] = {}
+    if isinstance(limit := task["condition"].get("fit_limit"), int):  # fitted on other clips than it is scored on
+        beside["fitted"] = open_data(task["data"], split="train", limit=limit).fingerprint()
+    if cell.kind == "latency":
+        beside["device"] = str(find_device(device))
     parts = {
         "victim": identity(cell.victim, task["victim"], task["data"]),
         "others": {
@@ -206,5 +229,6 @@ def _key(cell: Cell, study: Study, identity: Any) -> str:
         "condition": task["condition"],
         "seed": cell.seed,
         "code": code_hash(),
+        **beside,
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

@@ -177,7 +177,11 @@ def _check_folder(folder: Folder) -> None:
 
 def _train(plan: Plan, executor: Executor) -> None:
     jobs = [
-        Job(training["victim"]["weights"], {**training, "check": plan.check, "device": plan.device})
+        Job(
+            training["victim"]["weights"],
+            {**_placed_training(training), "check": plan.check, "device": plan.device},
+            plan.study.resources,
+        )
         for training in plan.trainings
     ]
     with bars(len(jobs), f"{plan.study.name}: training") as bar:
@@ -185,6 +189,14 @@ def _train(plan: Plan, executor: Executor) -> None:
             if finished.error is not None:
                 raise RobustError(f"The training of {finished.key} failed: {finished.error}")
             bar.advance(f"trained {finished.key}")
+
+
+def _placed_training(training: Mapping[str, Any]) -> dict[str, Any]:
+    """A training whose files are named from the root, since a worker may be elsewhere."""
+    victim, data = training["victim"], training["data"]
+    root = None if data["root"] is None else str(Path(data["root"]).absolute())
+    placed = {**victim, "weights": str(Path(victim["weights"]).absolute())}
+    return {**training, "victim": placed, "data": {**data, "root": root}}
 
 
 def _jobs(plan: Plan, cells: Sequence[Cell]) -> list[Job]:

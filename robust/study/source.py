@@ -41,7 +41,7 @@ class Source:
             mark = error.problem_mark
             where = "" if mark is None else f":{mark.line + 1}"
             raise StudyError(f"{name}{where}: this is not YAML: {error.problem}.") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise StudyError(f"{name}: this is not YAML: {error}.") from error
         if not isinstance(node, yaml.MappingNode):
             raise StudyError(f"{name}: a study is a mapping with the keys name, victims, conditions and data.")

@@ -95,9 +95,11 @@ def decide(asked: Sequence[Question], values: Values, correction: Correction, le
         level: Of significance, after correction.
     """
     found = [_test(question, values) for question in asked]
-    tested = [place for place, verdict in enumerate(found) if verdict.p is not None]
-    corrected = correct([found[place].p or 0.0 for place in tested], correction)
-    for place, p in zip(tested, corrected, strict=True):
+    # A claim without a result counts as one that showed nothing: a failed cell must not make the others significant.
+    corrected = correct([1.0 if verdict.p is None else verdict.p for verdict in found], correction)
+    for place, p in enumerate(corrected):
+        if found[place].p is None:
+            continue
         found[place] = replace(found[place], p_corrected=p, verdict=_word(found[place], asked[place], p, level))
     return found
 
