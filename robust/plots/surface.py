@@ -30,13 +30,13 @@ def draw_surface(
     """Filled contours of the margin with the border of the decision (margin 0) in bold.
 
     Args:
-        x: (X,) ascending places along the attack, in units of the radius: 0 is the clip, 1 the adversarial example.
+        x: (X,) ascending places along the attack, in perturbations found: 0 is the clip, 1 the adversarial example.
         y: (Y,) ascending places along a random direction of the same norm.
         margin: (Y, X) margins, logit of the right class over the best other; above 0 is right.
         title: Above the plot.
         norm: Of the radius.
         modality: Attacked.
-        eps: The radius, in input units.
+        eps: The radius that the attack was allowed, in input units.
 
     Raises:
         StoreError: If there are fewer than two places along a direction, or the margins do not fit.
@@ -64,9 +64,10 @@ def draw_surface(
             axes.annotate(word, place, xytext=(7 * way, 0), textcoords="offset points", **told)
         axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
         axes.spines[:].set_visible(True)
-        size = "radius" if eps is None else f"{NORMS.get(norm, norm)} {eps:g}"
-        axes.set_xlabel(f"along the attack on {modality_word(modality)} (× {size})")
-        axes.set_ylabel(f"along a random direction (× {size})")
+        # The perturbation found may be smaller than the radius allows.
+        budget = "" if eps is None else f" within {NORMS.get(norm, norm)} {eps:g}"
+        axes.set_xlabel(f"along the attack on {modality_word(modality)}{budget}\n(× the perturbation found)")
+        axes.set_ylabel("along a random direction (× same norm)")
         axes.set_title(title)
         bar = figure.colorbar(field, ax=axes, aspect=28, pad=0.03)
         bar.set_label("margin (logits)" + ("; bold: 0" if crossed else ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,13 +46,17 @@ class Row:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Scores by class: `metric`, the heading of the last column, the rows, how many were left out, and a remark."""
+    """Scores by class: `metric`, the heading of the last column, the rows, how many were left out, and a remark.
+
+    `kept` says which rows those are, where some were left out.
+    """
 
     metric: str
     after: str
     rows: list[Row]
     left_out: int = 0
     remark: str = ""
+    kept: str = "that lose most"
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def class_table(run: Run, most: int) -> ClassTable | None:
 
     Args:
         run: The run.
-        most: Rows at most; those that lose most are kept.
+        most: Rows at most; those that lose most are kept, of a search those that break first.
     """
     records = run.records
     if records is None or run.kind not in ("attack", "change", "universal", "curve"):
@@ -87,14 +91,17 @@ def class_table(run: Run, most: int) -> ClassTable | None:
         table = _radii(records, run) if run.kind == "curve" else _multiclass(records, run.kind)
     if table is None or len(table.rows) <= most:
         return table
-    kept = sorted(table.rows, key=lambda row: (_last(row.after - row.before), row.name))[:most]
-    return ClassTable(
-        table.metric, table.after, sorted(kept, key=lambda row: row.name), len(table.rows) - most, table.remark
-    )
+    levels = run.kind == "curve" and run.task != "multilabel"
+    falling = levels and run.summary["axis"].get("harder") == "down"
 
+    def rank(row: Row) -> tuple[bool, float, str]:
+        # A level has nothing to do with the clean score; where levels fall, the highest comes first.
+        value = row.after - row.before if not levels else -row.after if falling else row.after
+        return math.isnan(value), value, row.name
 
-def _last(value: float) -> float:
-    return math.inf if math.isnan(value) else value
+    rows = sorted(sorted(table.rows, key=rank)[:most], key=lambda row: row.name)
+    kept = "that break first" if levels else table.kept
+    return replace(table, rows=rows, left_out=len(table.rows) - most, kept=kept)
 
 
 def _multiclass(records: pd.DataFrame, kind: str) -> ClassTable:

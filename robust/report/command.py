@@ -17,8 +17,11 @@ DTYPES = {"torch.bfloat16": "bf16"}
 
 
 def repeat_command(run: Run) -> str:
-    """The run's command, shell-quoted, with each option spelt out that its manifest knows."""
+    """The run's command, shell-quoted, with each option spelt out that its manifest knows; a study's as typed."""
     words = _words(str(run.manifest.get("command", "")))
+    if cell_name(run):
+        # Victims and data of a study have names of their own, which no other command knows.
+        return str(run.manifest.get("command", "")) if words is None else _joined(*words, {})
     if run.kind == "attack" and "threat" in run.manifest:
         verb, given = words if words is not None and words[0] == "attack" else ("attack", [])
         settings = {**_common(run.manifest), **_attack(run.manifest, run.summary)}
@@ -33,9 +36,21 @@ def repeat_command(run: Run) -> str:
 
 
 def was_typed(run: Run) -> bool:
-    """Whether `repeat_command` is what was typed, and not made up for a run from Python or a cell of a study."""
+    """Whether `repeat_command` is what was typed, and not made up for a run from Python."""
     words = _words(str(run.manifest.get("command", "")))
-    return words is not None and (run.kind != "attack" or words[0] == "attack")
+    return words is not None and (bool(cell_name(run)) or run.kind != "attack" or words[0] == "attack")
+
+
+def cell_name(run: Run) -> str:
+    """What the study calls the cell that the run is; empty of a run that belongs to none."""
+    told = run.manifest.get("cell")
+    if isinstance(told, Mapping):
+        return ", ".join([*(str(told.get(name, "?")) for name in ("victim", "condition", "data")), _seed(told)])
+    return run.name if run.study else ""
+
+
+def _seed(told: Mapping[str, Any]) -> str:
+    return f"seed {told.get('seed', '?')}"
 
 
 def _words(command: str) -> tuple[str, list[str]] | None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 MOST_LABELS = 5
 OUTCOMES = {False: {True: "broken", False: "stands"}, True: {True: "target reached", False: "target not reached"}}
 """Whether there was a target -> whether the attack succeeded -> in words."""
+_ENDING = re.compile(r"-(?:original|adversarial|difference)(?:\.wav|(?:-x\d+)?-\d+\.png)$")
+"""How the name of a file goes on after its stem; ids may hold such words too."""
 _FRAME = re.compile(r"(original|adversarial|difference-x(\d+))-(\d+)\.png$")
 
 
@@ -90,7 +92,7 @@ class Gallery:
 
     Attributes:
         clips: Those that found room, broken ones first.
-        left_out: How many more the store has.
+        left_out: How many more the store has, for want of room or because fewer were asked for.
         gain_db: By how much the differences were made louder.
         bits: Of the recordings in the page.
         tiny: A perturbation was below one step of 16-bit sound.
@@ -186,7 +188,7 @@ def _stems(folder: Folder) -> dict[str, list[str]]:
     """How the names of files in a folder begin, up to their kind, and the names."""
     found: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name) if folder.is_dir() else []:
-        stem = re.split(r"-(?:original|adversarial|difference)(?=[.-])", path.name)[0]
+        stem = _ENDING.sub("", path.name)
         found.setdefault(stem, []).append(path.name)
     return found
 

@@ -10,7 +10,7 @@ from robust.errors import StoreError
 from robust.evaluation.paired import Comparison, compare
 from robust.report.budgets import Budget, budgets
 from robust.report.classes import ClassTable, Confusion, class_table, confusion, label_changes
-from robust.report.command import environment, repeat_command, settings, was_typed
+from robust.report.command import cell_name, environment, repeat_command, settings, was_typed
 from robust.report.formats import Shown, number, p_value, percent, points, shown
 from robust.report.meanings import Check, counted, explained
 from robust.report.reading import Run
@@ -53,6 +53,7 @@ class RunView:
     settings: list[tuple[str, list[tuple[str, str]]]]
     command: str
     typed: bool
+    cell: str
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def run_view(run: Run, anchor: str, most_rows: int) -> RunView:
         settings=settings(run.manifest),
         command=repeat_command(run),
         typed=was_typed(run),
+        cell=cell_name(run),
     )
 
 

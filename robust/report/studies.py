@@ -18,8 +18,10 @@ AFTER = {"attack": "robust", "universal": "robust", "change": "changed"}
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim: what it says in words and as it was asked, its verdict and what that means, and the numbers."""
+    """A claim: its name, what it says in words and as it was asked, on which data, verdict, its meaning, numbers."""
 
+    name: str
+    data: str
     words: str
     text: str
     verdict: str
@@ -128,6 +130,8 @@ def _note(run: Run | None) -> str:
 def _claim(told: Mapping[str, Any]) -> Claim:
     verdict = str(told.get("verdict", "undecided"))
     return Claim(
+        name=str(told.get("name") or ""),
+        data=str(told.get("data") or ""),
         words=str(told.get("words") or told.get("name") or ""),
         text=str(told.get("text", "")),
         verdict=verdict,

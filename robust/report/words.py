@@ -253,16 +253,24 @@ def _curve_outcome(told: Mapping[str, Any]) -> list[str]:
     unit = axis_words(told["axis"])[1]
     unit = f" {unit}" if unit else ""
     sentences = [f"The clean {told['clean'].get('metric', 'score')} is {_with_interval(told['clean'])}."]
-    if told.get("radius_half") is not None:
-        sentences.append(f"It falls under one half at {number(told['radius_half'], 3)}{unit}.")
-    elif "radius_half" in told:
-        sentences.append("It does not fall under one half within these levels.")
-    threshold, at = told.get("threshold"), told.get("radius_threshold")
-    if threshold is not None and at is not None and not math.isclose(threshold, 0.5):
-        sentences.append(f"It falls under {percent(threshold)} at {number(at, 3)}{unit}.")
+    if "radius_half" in told:
+        sentences.append(_fall(told, 0.5, "one half", told["radius_half"], unit))
+    threshold = told.get("threshold")
+    if threshold is not None and "radius_threshold" in told and not math.isclose(threshold, 0.5):
+        sentences.append(_fall(told, threshold, percent(threshold), told["radius_threshold"], unit))
     if told.get("auc") is not None:
         sentences.append(f"Its mean over the axis (AUC) is {percent(told['auc'])}.")
     return sentences
+
+
+def _fall(told: Mapping[str, Any], threshold: float, word: str, level: float | None, unit: str) -> str:
+    """Where a curve falls under a score; a level in dB is infinite, and stored as none, at either end of the axis."""
+    clean = told["clean"].get("score")
+    if clean is not None and clean < threshold:
+        return f"It is under {word} before anything is done."
+    if level is None:
+        return f"It does not fall under {word} within these levels."
+    return f"It falls under {word} at {number(level, 3)}{unit}."
 
 
 def _with_interval(score: Mapping[str, Any]) -> str:

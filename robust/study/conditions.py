@@ -131,9 +131,10 @@ class CurveKind(Optimised):
 
     @model_validator(mode="after")
     def _sweeps_have_no_attack(self) -> CurveKind:
-        given = self.model_fields_set & {"norm", "unit", "scale", "steps", "restarts", "loss", "schedule", "precision"}
+        attacks = ("norm", "unit", "scale", "steps", "restarts", "loss", "schedule", "precision")
+        given = [name for name in attacks if getattr(self, name) != type(self).model_fields[name].default]
         if self.against != "attack" and given:
-            raise ValueError(f"{', '.join(sorted(given))} is of attacks, and this curve is against {self.against}")
+            raise ValueError(f"{', '.join(given)} is of attacks, and this curve is against {self.against}")
         return self
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -238,6 +239,33 @@ def test_bars_are_taken_at_the_level_asked_for(small: dict[str, Path]) -> None:
         figures_of("fusion_bars", small["fusion_bars"], at="7")
 
 
+def in_dbfs(folder: Path) -> None:
+    """A curve of amplitudes told in dBFS instead."""
+    told = json.loads((folder / "summary.json").read_text())
+    told["axis"] |= {"unit": "dbfs", "log": False}
+    told["radii"] = (20 * np.log10(told["radii"])).tolist()
+    (folder / "summary.json").write_text(json.dumps(told))
+
+
+def test_bars_say_the_unit_of_their_radii(tmp_path: Path) -> None:
+    cells = tmp_path / "cells"
+    runs = [stores.curve_run(cells / modality, modality=modality) for modality in ("audio", "video")]
+    stores.write_study(tmp_path, runs)
+    in_dbfs(runs[0])
+    level = json.loads((runs[0] / "summary.json").read_text())["radii"][3]
+    (figure,) = figures_of("fusion_bars", tmp_path, at=f"audio={level + 0.1}").values()
+    (axes,) = figure.axes
+    assert level < -80
+    assert [label.get_text() for label in axes.get_xticklabels()] == [f"audio\n{number(level)}"]
+    assert axes.get_xlabel().endswith("radius (dBFS)")
+    with pytest.raises(StoreError, match=r"at the level audio=-7"):
+        figures_of("fusion_bars", tmp_path, at="audio=-7.77")
+    with pytest.raises(StoreError, match=r"amplitude, dbfs cannot stand in one figure"):
+        figures_of("fusion_bars", tmp_path)
+    with pytest.raises(typer.BadParameter, match="given 'audio=loud'"):
+        figures_of("fusion_bars", tmp_path, at="audio=loud")
+
+
 def test_bars_come_from_attacks_where_there_are_no_curves(tmp_path: Path) -> None:
     cells = tmp_path / "cells"
     runs = [
@@ -297,6 +325,7 @@ def test_the_border_of_the_decision_is_bold(drawn: dict[str, Figure], small: dic
     across, up = bold[0].get_paths()[0].vertices.T
     from scipy.interpolate import RegularGridInterpolator
 
+    assert "perturbation found" in drawn["loss_surface"].axes[0].get_xlabel()
     margin = RegularGridInterpolator((field.index, field.columns), field.to_numpy())
     assert np.abs(margin(np.stack([up, across], axis=1))).max() < 0.05
 

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from html import unescape
 from html.parser import HTMLParser
@@ -36,9 +37,12 @@ from robust.evaluation.conditions import Attack
 from robust.evaluation.engine import AlignedData
 from robust.evaluation.pictures import amplification, save_frames, spread
 from robust.evaluation.store import Store
+from robust import report
 from robust.report import build_page, write_page
+from robust.report.classes import class_table
 from robust.report.command import repeat_command
 from robust.report.formats import decibels, number, p_value, percent, points
+from robust.report.gallery import _stems
 from robust.report.levels import axis_words, median_level, stands
 from robust.report.meanings import MEANINGS, explained
 from robust.report.reading import open_run
@@ -204,7 +208,7 @@ def test_gallery_stays_within_its_room_and_says_what_it_left_out(run: Path, monk
     assert (whole.clips, whole.left_out) == (8, 0)
     few = build_page([run], clips=3)
     assert (few.clips, few.left_out) == (3, 5)
-    assert "5 more clips were left out" in text(few.html)
+    assert "5 more clips were left out, for want of room or because fewer were asked for" in text(few.html)
     from robust.report import page
 
     monkeypatch.setattr(page, "GALLERY_BYTES", len(whole.html) // 3)
@@ -346,7 +350,7 @@ def study(tmp_path: Path) -> Path:
     ]
     stores.write_study(folder, runs, states={"lost": "failed"})
     claims = [
-        {"name": "one", "words": "Sight helps.", "text": "a.robust > b.robust", "verdict": "supported",
+        {"name": "one", "data": "esc50", "words": "Sight helps.", "text": "a.robust > b.robust", "verdict": "supported",
          "a": 0.6, "b": 0.4, "effect": 0.2, "low": 0.1, "high": 0.3, "p": 0.0004, "p_corrected": 0.0012,
          "test": "exact McNemar", "clips": 96, "seeds": 1, "reason": ""},
         {"name": "two", "words": "", "text": "a.radius > b.radius", "verdict": "not supported", "a": 1e-4, "b": 2e-4,
@@ -365,6 +369,7 @@ def test_study_page_tells_claims_cells_and_curves(tmp_path: Path) -> None:
     for told in (
         "A small study",
         "✓ supported Sight helps. a.robust > b.robust The data speak for the claim.",
+        "Name one Data esc50 Effect",
         "+20.0 points (60.0 % against 40.0 %), 95 % interval +10.0 to +30.0",
         "p = 0.001, corrected for the number of claims (p < 0.001 alone), exact McNemar, 96 clips, 1 seed",
         "✕ not supported",
@@ -588,7 +593,85 @@ def test_command_of_a_run_from_python_names_what_the_manifest_knows(audio_visual
     assert given["--modality"] == "both"
     assert given["--steps"] == "5"
     assert given["--limit"] == "12"
-    assert "made from Python or by a study" in text(build_page([audio_visual]).html)
+    assert "made from Python; the command" in text(build_page([audio_visual]).html)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_command_of_a_cell_is_the_study_s(tmp_path: Path, alone: bool) -> None:
+    folder = study(tmp_path)
+    path = folder / "cells" / "attack" / "manifest.json"
+    cell = {"victim": "mine", "condition": "band", "data": "folder", "seed": 3}
+    told = {**json.loads(path.read_text()), "command": "/usr/bin/robust study my.yaml --root events=x", "cell": cell}
+    path.write_text(json.dumps(told))
+    seen = text(build_page([path.parent if alone else folder]).html)
+    assert "This run is the cell “mine, band, folder, seed 3” of a study" in seen
+    assert "robust study my.yaml --root events=x" in re.sub(r" +", " ", seen)
+    assert "--eps" not in seen
+
+
+def test_repeated_words_in_a_clip_s_name_lose_it_not(run: Path, tmp_path: Path) -> None:
+    """Of `yard-original-2.wav` the stem is not `0-yard`."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    names = [f"0-yard-original-2-{kind}" for kind in ("original.wav", "adversarial-03.png", "difference-x16-00.png")]
+    for name in (*names, "1-the-difference-difference.wav"):
+        (folder / name).write_bytes(b"")
+    assert _stems(folder) == {
+        "0-yard-original-2": sorted(names),
+        "1-the-difference": ["1-the-difference-difference.wav"],
+    }
+
+
+@pytest.mark.parametrize(("harder", "kept"), [("up", {"bell", "dog"}), ("down", {"drum", "rain"})])
+def test_classes_kept_of_a_search_are_those_that_break_first(tmp_path: Path, harder: str, kept: set[str]) -> None:
+    import pandas as pd
+
+    radius = {"bell": -np.inf, "dog": 1.0, "engine": 2.0, "rain": 3.0, "drum": np.inf}
+    right = [True, True, False, True, True]  # by the difference to the clean score `engine` would change places
+    table = {"label_name": list(radius), "radius": list(radius.values()), "clean_correct": right}
+    cell = open_run(changed(stores.curve_run(tmp_path / "curve"), tmp_path / "search"))
+    cell.__dict__["records"] = pd.DataFrame(table)
+    cell.summary["axis"]["harder"] = harder
+    found = class_table(cell, 2)
+    assert {row.name for row in found.rows} == kept
+    assert (found.left_out, found.kept) == (3, "that break first")
+
+
+@pytest.mark.parametrize(
+    ("clean", "told"),
+    [(40, "It is under one half before anything is done."), (92, "It does not fall under one half within these")],
+)
+def test_a_curve_lost_from_the_first_is_told_from_one_that_never_falls(tmp_path: Path, clean: int, told: str) -> None:
+    plain = stores.curve_run(tmp_path / "plain", norm="noise", half=5)
+    folder = changed(plain, tmp_path / "curve", clean=stores.score(clean), radius_half=None, radius_threshold=None)
+    seen = text(build_page([folder]).html)
+    assert told in seen
+    assert seen.count("under one half") == 1
+
+
+def test_infinite_levels_sort_as_numbers() -> None:
+    """The page's own comparison, by Node where there is one."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no Node here")
+    script = (Path(report.__file__).parent / "templates" / "script.js").read_text()
+    sorting = script[: script.index("function filtering")]
+    program = (
+        sorting
+        + """
+        const cell = given => ({ dataset: { value: given }, textContent: given });
+        const body = { rows: ["inf", "10", "nan", "-inf", "9", "inf"].map(given => ({ cells: [cell(given)] })),
+                       append(...rows) { this.rows = rows; } };
+        let press;
+        const heading = { dataset: { sort: "" }, textContent: "", replaceChildren() {}, removeAttribute() {},
+                          state: null, getAttribute() { return this.state; }, setAttribute(_, to) { this.state = to; } };
+        globalThis.element = () => ({ addEventListener: (_, what) => { press = what; } });
+        sortable({ tHead: { rows: [{ cells: [heading] }] }, tBodies: [body] });
+        for (const _ of [0, 1]) { press(); console.log(body.rows.map(row => row.cells[0].dataset.value).join(" ")); }
+    """
+    )
+    done = subprocess.run([node, "-e", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["-inf 9 10 inf inf nan", "inf inf 10 9 -inf nan"]
 
 
 def test_numbers_are_written_for_readers() -> None:

@@ -3,7 +3,8 @@
 function valueOf(row, column) {
   const cell = row.cells[column];
   const given = cell.dataset.value ?? cell.textContent.trim();
-  const number = given === "" || given === "nan" || given === "None" ? NaN : Number(given.replace("−", "-"));
+  const plain = given.replace("−", "-").replace(/^([+-]?)(?:inf|∞)$/, "$1Infinity");
+  const number = given === "" || given === "nan" || given === "None" ? NaN : Number(plain);
   return { number, text: cell.textContent.trim(), empty: given === "" || given === "nan" || given === "None" || given === "–" };
 }
 
@@ -20,8 +21,9 @@ function sortable(table) {
       const rows = [...table.tBodies[0].rows].map((row) => [valueOf(row, column), row]);
       rows.sort(([a], [b]) => {
         if (a.empty || b.empty) return Number(a.empty) - Number(b.empty); // what is undefined stands last either way
-        const byNumber = a.number - b.number;
-        const order = Number.isNaN(byNumber) ? a.text.localeCompare(b.text, "en", { numeric: true }) : byNumber;
+        const words = Number.isNaN(a.number) || Number.isNaN(b.number);
+        const byNumber = Number(a.number > b.number) - Number(a.number < b.number); // infinities have no difference
+        const order = words ? a.text.localeCompare(b.text, "en", { numeric: true }) : byNumber;
         return up ? order : -order;
       });
       table.tBodies[0].append(...rows.map(([, row]) => row));
