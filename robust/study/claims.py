@@ -106,9 +106,9 @@ def _read(name: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
         right = _term(parts["right"], claim, data, study, cells, where)
     if not math.isfinite(margin) or (isinstance(right, float) and not math.isfinite(right)):
         raise StudyError(f"{where}numbers in a claim are finite; given {claim.text!r}.")
+    _check_radii(left, right, margin, study, where)
     if isinstance(right, Term) and "auc" in (left.measure, right.measure):
         _check_areas(left, right, study, where)
-    _check_radii(left, right, margin, study, where)
     return Question(name, claim.text, claim.words, data, left, parts["sign"], right, margin)
 
 

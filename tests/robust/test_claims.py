@@ -49,7 +49,7 @@ LEFT = Term("ast", "linf", "robust", 0.001)
             Term("av-mid", "linf", "robust", 0.01),
             -0.05,
         ),
-        ("ast[linf].clean > av-mid[linf].auc", Term("ast", "linf", "clean"), ">", Term("av-mid", "linf", "auc"), 0.0),
+        ("ast[linf].auc > av-mid[linf].auc", Term("ast", "linf", "auc"), ">", Term("av-mid", "linf", "auc"), 0.0),
         (
             "ast[linf].radius >= av-mid[linf].radius",
             Term("ast", "linf", "radius"),
@@ -78,8 +78,8 @@ def test_condition_and_data_of_a_claim() -> None:
     assert found.right == Term("av-mid", "attack-2", "robust")
     assert (found.name, found.words, found.data) == ("mine", "so it is", "events")
     # The condition of a term goes before that of its claim.
-    (found,) = asked("ast[linf].auc > av-mid.robust", ", condition: attack-2, data: events")
-    assert found.left == Term("ast", "linf", "auc")
+    (found,) = asked("ast[linf].clean > av-mid.robust", ", condition: attack-2, data: events")
+    assert found.left == Term("ast", "linf", "clean")
     with pytest.raises(
         StudyError, match=r"no cell of 'ast' under 'attack-2' on 'more'; on it 'ast' meets: linf, noise"
     ):

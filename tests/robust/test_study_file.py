@@ -99,6 +99,9 @@ MISTAKES = {
     "a key twice": ("checks: false", "eps: 0.03", ["'eps' is there already, on line 12"]),
     "a condition twice": ("  noise: {", "  attack: {", ["'attack' is there already, on line 10"]),
     "a key that is lacking": ("{kind: occlude, pattern: first-half,", "{kind: occlude,", ["lacks the key 'pattern'"]),
+    # settings that do not go together
+    "cut of nothing": ("eps: 0.02", "cut: true", ["cut goes with window, band or mels"]),
+    "option that is a key": ("root: recordings", "root: recordings, options: {split: all}", ["split is a key of the data set itself"]),
     # names that must be known
     "kind": ("kind: attack", "kind: atack", ["Unknown kind 'atack'", "Did you mean 'attack'?"]),
     "kind that is no word": ("kind: attack", "kind: [attack]", ["conditions.attack", "kind"]),
@@ -215,6 +218,8 @@ CLAIMS = {
     "radius of noise": ("mine[noise].radius > other[noise].radius", ["knows no radius"]),
     "radius and score": ("mine[linf].radius > other[linf].auc", ["a radius alone"]),
     "score and radius": ("mine[linf].auc > other[linf].radius", ["a radius alone"]),
+    "areas of two norms": ("mine[linf].auc > other[usual].auc", ["same levels of the same norm"]),
+    "area and score": ("mine[linf].auc > other[linf].clean", ["an area is compared with an area"]),
     "radius and margin": ("mine[linf].radius > other[linf].radius + 0.1", ["without a margin"]),
     "radii of two norms": ("mine[linf].radius > other[usual].radius", ["linf in amplitude and l2 in amplitude"]),
     "radius in dB and a number": ("mine[snr].radius > 30", ["in dB"]),

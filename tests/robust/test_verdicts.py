@@ -152,11 +152,11 @@ def test_many_claims_raise_the_bar(tmp_path: Path) -> None:
         assert found[0].verdict == word
         assert found[1].verdict == "undecided"
     assert decide([asked, lost], values, "holm", 0.1)[0].verdict == "supported"
-    # What could not be decided at all is no test.
+    # What could not be decided counts as a test that showed nothing: a failure must not lower the bar.
     none = question(ATTACK[0], ">", Term("b", "gone", "robust"))
     failed = CellRun("b", "gone", "change", "d", 0, tmp_path / "no", "failed", "it broke")
     found = decide([asked, none], Values([*cells, failed], (0,)), "holm", 0.05)
-    assert (found[0].verdict, found[0].p_corrected) == ("supported", found[0].p)
+    assert (found[0].verdict, found[0].p_corrected) == ("undecided", 2 * (found[0].p or 0.0))
     assert (found[1].verdict, found[1].p, found[1].reason) == (
         "undecided",
         None,
