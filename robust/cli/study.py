@@ -85,12 +85,14 @@ def _show_plan(plan: Plan, workers: int, as_json: bool) -> None:
 
 
 def _show(done: StudyRun) -> None:
-    from robust.study.tables import doubtful
+    from robust.study.tables import doubtful, warned
 
     counts = {state: sum(cell.state == state for cell in done.cells) for state in ("done", "failed", "waiting")}
     print("cells    " + ", ".join(f"{count} {state}" for state, count in counts.items() if count))
     for cell in done.failed:
         print(f"FAILED   {cell.victim}, {cell.condition}, {cell.data}, seed {cell.seed}: {cell.error}")
+    for text, count in warned(done.cells):
+        print(f"WARNING  {text}{'' if count == 1 else f' ({count} cells)'}")
     for line in doubtful(done.cells):
         print(f"CHECK    {line}")
     for verdict in done.verdicts:

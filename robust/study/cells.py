@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from robust.atomic import Folder, clear, open_folder
+from robust.atomic import Folder, clear, open_folder, write_atomically
 from robust.study.conditions import AnyCondition
 from robust.study.opening import open_data, open_victim
+
+WARNINGS = "warnings.json"
+
+
+def warnings_of(folder: Folder) -> list[str]:
+    """What computing a cell warned of, e.g. of recordings beyond full scale."""
+    path = folder / WARNINGS
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
 
 def compute(payload: Mapping[str, Any]) -> None:
@@ -30,18 +40,23 @@ def compute(payload: Mapping[str, Any]) -> None:
     _clear_unbegun(folder)
     condition: Any = TypeAdapter(AnyCondition).validate_python(task["condition"])
     device = payload["device"]
-    kinds.run(
-        kinds.Opened(
-            victim=open_victim(task["victim"], device),
-            data=open_data(task["data"]),
-            condition=condition,
-            seed=task["seed"],
-            facts=payload["facts"],
-            folder=folder,
-            training=lambda limit: open_data(task["data"], split="train", limit=limit),
-            others={role: open_victim(other, device) for role, other in task["others"].items()},
+    with warnings.catch_warnings(record=True) as caught:  # a worker's terminal is nobody's; the study tells them
+        warnings.simplefilter("default")
+        kinds.run(
+            kinds.Opened(
+                victim=open_victim(task["victim"], device),
+                data=open_data(task["data"]),
+                condition=condition,
+                seed=task["seed"],
+                facts=payload["facts"],
+                folder=folder,
+                training=lambda limit: open_data(task["data"], split="train", limit=limit),
+                others={role: open_victim(other, device) for role, other in task["others"].items()},
+            )
         )
-    )
+    told = sorted({str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)})
+    if told:
+        write_atomically(folder / WARNINGS, json.dumps(told, indent=2).encode())
 
 
 def _clear_unbegun(folder: Folder) -> None:

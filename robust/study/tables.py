@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from robust.evaluation.summary import grouped_checks
+from robust.study.cells import warnings_of
 from robust.study.config import Study
 from robust.study.store import CellRun
 from robust.study.verdicts import Verdict
@@ -43,6 +45,11 @@ def doubtful(cells: Sequence[CellRun]) -> list[str]:
     done = [cell for cell in cells if cell.state == "done"]
     runs = [(f"{cell.victim}, {cell.condition}, {cell.data}, seed {cell.seed}", cell.summary) for cell in done]
     return grouped_checks([(name, told) for name, told in runs if told.get("checks")])
+
+
+def warned(cells: Sequence[CellRun]) -> list[tuple[str, int]]:
+    """What computing the cells warned of, and in how many."""
+    return sorted(Counter(text for cell in cells for text in warnings_of(cell.folder)).items())
 
 
 def table_csv(cells: Sequence[CellRun]) -> bytes:

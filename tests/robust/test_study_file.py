@@ -101,7 +101,11 @@ MISTAKES = {
     "a key that is lacking": ("{kind: occlude, pattern: first-half,", "{kind: occlude,", ["lacks the key 'pattern'"]),
     # settings that do not go together
     "cut of nothing": ("eps: 0.02", "cut: true", ["cut goes with window, band or mels"]),
-    "option that is a key": ("root: recordings", "root: recordings, options: {split: all}", ["split is a key of the data set itself"]),
+    "option that is a key": (
+        "root: recordings",
+        "root: recordings, options: {split: all}",
+        ["split is a key of the data set itself"],
+    ),
     # names that must be known
     "kind": ("kind: attack", "kind: atack", ["Unknown kind 'atack'", "Did you mean 'attack'?"]),
     "kind that is no word": ("kind: attack", "kind: [attack]", ["conditions.attack", "kind"]),
