@@ -249,7 +249,9 @@ ONE = {"steps": 1, "restarts": 1, "epochs": 1, "fit_limit": 8, "repeats": 1, "po
 
 def shortened(condition: Condition) -> Condition:
     """The same condition with every count at its least; a curve keeps its levels, which claims ask for."""
-    short: dict[str, Any] = {name: value for name, value in ONE.items() if name in type(condition).model_fields}
+    sweep = isinstance(condition, CurveKind) and condition.against != "attack"  # it has levels, but no steps
+    names = () if sweep else type(condition).model_fields
+    short: dict[str, Any] = {name: value for name, value in ONE.items() if name in names}
     if isinstance(condition, (AttackKind, CurveKind)):
         short["checks"] = False
     return condition.model_copy(update=short)
