@@ -119,8 +119,11 @@ def _data(name: str, study: Study, source: Source, check: bool, roots: Mapping[s
     _told(source, ("data", name, "set"), data_entry, chosen)
     root = roots.get(name, roots.get(chosen, entry.root))
     told = {"set": chosen, "split": entry.split, "root": root, "limit": entry.limit, "options": entry.options}
-    found = _told(source, ("data", name), open_data, told)
-    return {**told, "limit": min(len(found), CHECK_CLIPS)} if check else told
+    if check:
+        every = _told(source, ("data", name), open_data, {**told, "limit": None})
+        return {**told, "limit": min(len(every), entry.limit or CHECK_CLIPS, CHECK_CLIPS)}
+    _told(source, ("data", name), open_data, told)
+    return told
 
 
 def _told(source: Source, place: Sequence[str | int], ask: Any, *words: Any) -> Any:
