@@ -1,9 +1,10 @@
 """The smallest radius that breaks each example, and from it a whole robustness curve in one go.
 
-`minimal_scale` bisects with a different radius for each example of one batch: every run works on all undecided
-examples at once, each at its own radius, starting from the best perturbation found so far. A curve over G radii then
-costs about log2(G) attacks, not G. Without a grid a run of FMN (Pintor et al. 2021) comes first in L2, and bisection
-goes on from what it finds (experiments/benchmarks/strength.py compares).
+`minimal_scale` searches with a different radius for each example of one batch: every run works on all undecided
+examples at once, each at its own radius, starting from the best perturbation found so far. On a grid it begins at a
+linear guess and comes from above until the first failure: a curve over 20 radii costs 55 to 68 gradients an example at
+40 steps, about one attack that fails and a few that succeed at once. Without a grid radii are bisected; in L2 a run of
+FMN (Pintor et al. 2021) comes first (experiments/benchmarks/strength.py compares).
 """
 
 from __future__ import annotations

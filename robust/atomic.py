@@ -42,7 +42,7 @@ def open_folder(place: str | Folder) -> Folder:
         found = UPath(place, **({} if place.startswith("file:") else {"use_listings_cache": False}))
         if found.protocol in ("file", "local"):
             return Path(found.path)
-        found.fs  # noqa: B018 - made on first use, so that a missing library is named now
+        _ = found.fs  # made on first use, so that a missing library is named now
     except (ImportError, ValueError, OSError) as error:
         raise StoreError(f"The address {place!r} cannot be used: {error}.") from error
     return found

@@ -63,9 +63,9 @@ def curve(
 ) -> Curve:
     """Score against how hard the test is.
 
-    Against attacks with one label a clip the radius that breaks each clip is found by bisecting over all levels at once
-    (`attacks.minimal`), which costs about log2(G) attacks; with many labels a clip, and against noise and rooms, every
-    level is measured anew.
+    Against attacks with one label a clip the radius that breaks each clip is searched over all levels at once
+    (`attacks.minimal`), which costs little more than one attack; with many labels a clip, and against noise and rooms,
+    every level is measured anew.
 
     Args:
         victim: From `load_victim` or `Victim.wrap`.
@@ -83,7 +83,7 @@ def curve(
         out: Run folder with records and summary; nothing is kept when None.
         resume: Go on with the run in `out`.
         checks: Run the believability checks on 16 clips, at the level where the score falls under the threshold
-            (searches alone); they go into the summary.
+            (searches alone); they go into the summary, so they need `out`.
         facts: More entries for the manifest.
         **settings: Settings of PGD by name.
 
@@ -171,7 +171,7 @@ class _Run:
         return {"name": self.data.name, "split": self.data.split, "fingerprint": self.data.fingerprint()}
 
     def search(self, attack: Attack, levels: Sequence[float], axis: Mapping[str, Any]) -> Curve:
-        """One bisection over all levels."""
+        """One search over all levels."""
         condition = RadiusSearch(attack, tuple(shares(levels, axis["unit"]).tolist()))
         victim, aligned = aligned_to(self.victim, self.data, attack.packing)
         check_radii(attack.threat, aligned.batch([0]))

@@ -60,7 +60,7 @@ def level_at(share: float, last: float, unit: Unit) -> float:
 
 @dataclass(frozen=True)
 class RadiusSearch:
-    """Finds, for each clip, between which shares of a threat model's budget it breaks, by bisection.
+    """Finds, for each clip, between which shares of a threat model's budget it breaks.
 
     Records get `scale`: the realised size of the smallest perturbation found that breaks the clip, over the budget of
     the threat model (over several modalities the largest of the ratios); 0 where the clip is wrong at first, infinite

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from attacks.gradients import Oracle, frozen
 from attacks.losses import Goal, margin
+from robust.curves import CHECKED_CLIPS
 from robust.errors import RobustError
 from robust.evaluation.engine import AlignedData, fitting_batch
 from robust.study.opening import open_data, open_victim
@@ -23,6 +25,10 @@ FORWARD = 0.35
 """A forward pass in gradient steps."""
 STANDING = 0.6
 """Share of an attack's steps that are made: broken clips leave the batch."""
+
+
+SEARCH_RUNS = 1.5
+"""Runs of all steps that the search behind a curve is worth, for each clip: one that fails and some that succeed."""
 
 
 def estimate(plan: Plan, states: Sequence[str]) -> list[float | None]:
@@ -47,9 +53,9 @@ def steps(cell: Cell) -> float:
         levels = len(settings["eps"] or range(20))
         if settings["against"] != "attack":
             return float(clips * 2 * FORWARD * levels)
-        return float(clips * one_run * (1 + math.log2(levels)))
+        return float(clips * SEARCH_RUNS * settings["steps"] * settings["restarts"]) + _checks(settings, CHECKED_CLIPS)
     if settings["kind"] == "attack":
-        return float(clips * one_run + (32 * 4 * settings["steps"] + 800 * FORWARD if settings["checks"] else 0))
+        return float(clips * one_run) + _checks(settings, 32)
     if settings["kind"] == "universal":
         return float(settings["fit_limit"] * settings["epochs"] + 4 * clips)
     if settings["kind"] == "thresholds":
@@ -59,6 +65,11 @@ def steps(cell: Cell) -> float:
     if settings["kind"] == "latency":
         return float(settings["repeats"] * settings["batch_size"])
     return float(clips * (one_run + 2 * FORWARD))
+
+
+def _checks(settings: Mapping[str, Any], clips: int) -> float:
+    """Steps that the believability checks take: four attacks on a few clips, and a hundred draws of noise on eight."""
+    return float(4 * clips * settings["steps"] + 800 * FORWARD) if settings["checks"] else 0.0
 
 
 def spoken(seconds: float) -> str:

@@ -121,22 +121,12 @@ def _attack(cell: Opened) -> None:
     api.attack(
         cell.victim,
         cell.data,
-        norm=asked.norm,
-        eps=asked.eps,
-        unit=asked.unit,
-        modality=cell.modality,
+        **_shared(cell, asked),
         support=None if asked.cut else allowed,
         cut=allowed if asked.cut else None,
         rescale=asked.rescale,
-        scale=asked.scale,
-        config=_pgd(asked),
         target=asked.target,
         success=asked.success,
-        checks=asked.checks,
-        seed=cell.seed,
-        out=cell.folder,
-        resume=True,
-        facts=cell.facts,
     )
 
 
@@ -146,30 +136,33 @@ def _curve(cell: Opened) -> None:
     curves.curve(
         cell.victim,
         cell.data,
-        norm=asked.norm,
-        eps=asked.eps,
-        unit=asked.unit,
-        modality=cell.modality,
-        scale=asked.scale,
+        **_shared(cell, asked),
         against=asked.against,
-        config=_pgd(asked),
         threshold=asked.threshold,
-        checks=asked.checks,
-        seed=cell.seed,
-        out=cell.folder,
-        resume=True,
-        facts=cell.facts,
     )
 
 
-def _pgd(asked: kinds.Optimised) -> PGD:
-    return PGD(
-        steps=asked.steps,
-        restarts=asked.restarts,
-        loss=asked.loss,
-        schedule=asked.schedule,
-        search_dtype=torch.bfloat16 if asked.precision == "bf16" else None,
-    )
+def _shared(cell: Opened, asked: kinds.AttackKind | kinds.CurveKind) -> dict[str, Any]:
+    """What `attack` and `curve` take alike."""
+    return {
+        "norm": asked.norm,
+        "eps": asked.eps,
+        "unit": asked.unit,
+        "modality": cell.modality,
+        "scale": asked.scale,
+        "config": PGD(
+            steps=asked.steps,
+            restarts=asked.restarts,
+            loss=asked.loss,
+            schedule=asked.schedule,
+            search_dtype=torch.bfloat16 if asked.precision == "bf16" else None,
+        ),
+        "checks": asked.checks,
+        "seed": cell.seed,
+        "out": cell.folder,
+        "resume": True,
+        "facts": cell.facts,
+    }
 
 
 def _change(cell: Opened) -> None:
