@@ -109,20 +109,26 @@ class Oracle:
         self.backwards[rows] += 1
         count, most = len(rows), _MOST.get()
         if most is None or count <= most:
-            return self._gradients(inputs, goal, loss, wanted)
+            return self._gradients(inputs, goal, loss, rows, wanted)
         parts = []
         every = torch.arange(count, device=rows.device)
         for chunk in (every[first : first + most] for first in range(0, count, most)):
             some = {name: value[chunk] for name, value in inputs.items()}
-            parts.append(self._gradients(some, goal.select(chunk), loss, wanted))
+            parts.append(self._gradients(some, goal.select(chunk), loss, rows[chunk], wanted))
         logits, losses, gradients = zip(*parts, strict=True)
         joined = {name: torch.cat([part[name] for part in gradients]) for name in gradients[0]}
         return torch.cat(logits), torch.cat(losses), joined
 
     def _gradients(
-        self, inputs: Mapping[str, Tensor], goal: Goal, loss: Loss, wanted: Container[str] | None
+        self, inputs: Mapping[str, Tensor], goal: Goal, loss: Loss, rows: Tensor, wanted: Container[str] | None
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Of as many examples as fit at once."""
+        return self._one_pass(self.victim, inputs, goal, loss, wanted)
+
+    def _one_pass(
+        self, victim: Victim, inputs: Mapping[str, Tensor], goal: Goal, loss: Loss, wanted: Container[str] | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """One forward and one backward pass through `victim`."""
         padded, count = pad_to_lanes(inputs)
         leaves = {
             name: value.detach().requires_grad_() for name, value in padded.items() if wanted is None or name in wanted
@@ -131,7 +137,7 @@ class Oracle:
         low_precision = self.search_dtype is not None
         with torch.enable_grad():
             with torch.autocast(device, dtype=self.search_dtype) if low_precision else nullcontext():
-                logits = self.victim({**padded, **leaves})[:count]
+                logits = victim({**padded, **leaves})[:count]
             logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
             losses = loss(logits, goal)
             grads = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)

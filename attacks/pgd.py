@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from attacks.eot import Expectation, ExpectedOracle
 from attacks.errors import ThreatModelError, unknown
 from attacks.gradients import Oracle, Victim, frozen
 from attacks.losses import Goal, find_loss
@@ -104,6 +105,8 @@ class AttackResult:
         forwards: (B,) int64 forward passes spent.
         backwards: (B,) int64 backward passes spent.
         trace: (B, steps + 1) best loss after each step of the last run; broken examples keep their last value.
+        gradient_noise: (B,) standard error of the gradient estimate over its length, mean over steps: of an attack in
+            expectation with two draws or more, else empty.
     """
 
     inputs: dict[str, Tensor]
@@ -112,6 +115,7 @@ class AttackResult:
     forwards: Tensor
     backwards: Tensor
     trace: Tensor = field(default_factory=lambda: torch.empty(0))
+    gradient_noise: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def pgd(
@@ -124,6 +128,7 @@ def pgd(
     valid: Mapping[str, Tensor] | None = None,
     generators: Sequence[torch.Generator] | None = None,
     start: Mapping[str, Tensor] | None = None,
+    expectation: Expectation | None = None,
 ) -> AttackResult:
     """Attacks every example of a batch within its budget.
 
@@ -137,6 +142,9 @@ def pgd(
         generators: One generator for each example (on the CPU), so that results do not depend on how examples are
             batched; seeded 0 to B - 1 when absent.
         start: Modality -> (B, ...) start of the first run, projected into the budget; overrides `random_start`.
+        expectation: Attack what is heard through a random channel, in expectation (EOT), instead of the inputs as they
+            are. No example is finished then, and with fixed steps the last point is kept: of many noisy losses the
+            best is the luckiest.
 
     Raises:
         ThreatModelError: If a budget names a modality that is not in `inputs`, or cannot hold for them.
@@ -146,7 +154,10 @@ def pgd(
     count, device = len(goal.labels), goal.labels.device
     if generators is None:
         generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
-    oracle = Oracle(victim, count, device, config.search_dtype)
+    oracle: Oracle = Oracle(victim, count, device, config.search_dtype)
+    if expectation is not None:
+        config = replace(config, stop_when_broken=False, keep="best" if config.adaptive(regions) else "last")
+        oracle = ExpectedOracle(victim, count, device, config.search_dtype, expectation, generators, valid or {})
     result = AttackResult(
         inputs={name: value.detach().clone() for name, value in inputs.items()},
         broken=torch.zeros(count, dtype=torch.bool, device=device),
@@ -165,6 +176,8 @@ def pgd(
             aimed = _aimed(oracle, inputs, goal, config, restart, rows)
             walk = Walk.begin(inputs, aimed, regions, first, rows, remember=config.adaptive(regions))
             _run(oracle, walk, config, result, stopping=stopping)
+    if isinstance(oracle, ExpectedOracle):
+        result.gradient_noise = oracle.gradient_noise
     return result
 
 

@@ -1,0 +1,185 @@
+"""Expectation over transformation: attacks on what a victim hears through a random channel.
+
+The loss is averaged over draws, not the logits (foolbox averages logits, and the loss of a mean is not the mean of the
+loss); gradients are added up draw by draw, so that memory does not grow with their number (foolbox keeps all graphs).
+
+Sources: Athalye et al. 2018; Qin et al. 2019 and Schoenherr et al. 2020 (rooms; methods.md 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attacks.errors import ThreatModelError
+from attacks.gradients import LANES, Oracle, Victim
+from attacks.losses import Goal, Loss
+
+
+class RandomChannel(Protocol):
+    """What lies between an input and the victim; all randomness is in the draw."""
+
+    def draw(self, clips: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Name -> (B, ...) what happens to each of `clips` (B, ...), of which only shape, type and device count."""
+
+    def __call__(self, clips: Tensor, parameters: dict[str, Tensor], valid: Tensor | None = None) -> Tensor:
+        """(B, ...) what is heard, differentiable in `clips`."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Over what a loss is averaged.
+
+    Attributes:
+        channel: What the perturbed input goes through.
+        draws: K: channels in each estimate of the gradient, for each example.
+        keep_steps: Q: steps for which the same draws are kept. Imperio kept a room for ten steps; fresh draws at every
+            step are the better estimate where channels cost nothing, as those from a bank do.
+        modality: Which input goes through it.
+
+    Raises:
+        ThreatModelError: If a count is below 1.
+    """
+
+    channel: RandomChannel
+    draws: int = 4
+    keep_steps: int = 1
+    modality: str = "audio"
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "keep_steps"):
+            if getattr(self, name) < 1:
+                raise ThreatModelError(f"{name} must be 1 or more; given {getattr(self, name)}.")
+
+
+class ExpectedOracle(Oracle):
+    """Logits, losses and gradients through a channel, each the mean over draws.
+
+    Logits are averaged only to tell whether an example counts as broken. Each example draws from its own generator, so
+    results depend on no other example.
+
+    Attributes:
+        gradient_noise: (B,) standard error of the gradient's estimate over the estimate's length, mean over the
+            estimates so far; NaN before the first and with a single draw.
+    """
+
+    def __init__(
+        self,
+        victim: Victim,
+        count: int,
+        device: torch.device,
+        search_dtype: torch.dtype | None,
+        expectation: Expectation,
+        generators: Sequence[torch.Generator],
+        valid: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__(victim, count, device, search_dtype)
+        self.expectation, self.generators = expectation, generators
+        self.valid = valid.get(expectation.modality)
+        self._asked = torch.zeros(count, dtype=torch.int64)
+        self._begun: list[Tensor | None] = [None] * count
+        self._noise = torch.zeros(count, dtype=torch.float64, device=device)
+        self._estimates = torch.zeros(count, dtype=torch.int64, device=device)
+
+    @property
+    def gradient_noise(self) -> Tensor:
+        return torch.where(self._estimates > 0, self._noise / self._estimates.clamp_min(1), torch.nan)
+
+    def logits(self, inputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """(A, K) mean logits over fresh draws."""
+        total: Tensor | float = 0.0
+        for _ in range(self.expectation.draws):
+            self.forwards[rows] += 1
+            with torch.no_grad():
+                padded, through = self._padded(inputs, rows)
+                total = total + through(padded)[: len(rows)].float()
+        assert isinstance(total, Tensor)
+        return total / self.expectation.draws
+
+    def _gradients(
+        self, inputs: Mapping[str, Tensor], goal: Goal, loss: Loss, rows: Tensor, wanted: Container[str] | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        draws = self.expectation.draws
+        self.forwards[rows] += draws - 1
+        self.backwards[rows] += draws - 1
+        self._rewind(rows)
+        sums: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
+        squares = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        for _ in range(draws):
+            padded, through = self._padded(inputs, rows)
+            whole = goal.select(_lanes(torch.arange(len(rows), device=rows.device), len(_first(padded))))
+            found = self._one_pass(through, padded, whole, loss, wanted)
+            logits, losses, gradients = _cut(found, len(rows))
+            squares += _square(gradients)
+            if sums is None:
+                sums = logits, losses, gradients
+            else:
+                totals = {name: sums[2][name].add_(value) for name, value in gradients.items()}
+                sums = sums[0] + logits, sums[1] + losses, totals
+        assert sums is not None
+        means = {name: value / draws for name, value in sums[2].items()}
+        self._note_noise(rows, squares, means)
+        return sums[0] / draws, sums[1] / draws, means
+
+    def _rewind(self, rows: Tensor) -> None:
+        """Lets the examples draw again what they drew, `keep_steps` times; states, not draws, are kept in memory."""
+        for row in rows.tolist():
+            state = self._begun[row]
+            if state is None or int(self._asked[row]) % self.expectation.keep_steps == 0:
+                self._begun[row] = self.generators[row].get_state()
+            else:
+                self.generators[row].set_state(state)
+            self._asked[row] += 1
+
+    def _padded(self, inputs: Mapping[str, Tensor], rows: Tensor) -> tuple[dict[str, Tensor], Victim]:
+        """Inputs in full lanes, and the victim behind one draw of the channel for each of them."""
+        name, channel = self.expectation.modality, self.expectation.channel
+        own = [self.generators[row] for row in rows.tolist()]
+        drawn = channel.draw(inputs[name].detach(), own)
+        size = len(rows) + -len(rows) % LANES
+        parameters = {key: _lanes(value, size) for key, value in drawn.items()}
+        valid = None if self.valid is None else _lanes(self.valid[rows].expand_as(inputs[name]), size)
+
+        def through(given: dict[str, Tensor]) -> Tensor:
+            return self.victim({**given, name: channel(given[name], parameters, valid)})
+
+        return {key: _lanes(value, size) for key, value in inputs.items()}, through
+
+    def _note_noise(self, rows: Tensor, squares: Tensor, means: Mapping[str, Tensor]) -> None:
+        draws = self.expectation.draws
+        if draws < 2:
+            return
+        length = _square(means)
+        variance = (squares / draws - length).clamp_min(0) / (draws - 1)
+        self._noise[rows] += (variance / length.clamp_min(1e-60)).sqrt()
+        self._estimates[rows] += 1
+
+
+def _lanes(value: Tensor, size: int) -> Tensor:
+    """`value` with its last row repeated until there are `size`."""
+    missing = size - len(value)
+    return value if missing == 0 else torch.cat([value, value[-1:].expand(missing, *value.shape[1:])])
+
+
+def _first(inputs: Mapping[str, Tensor]) -> Tensor:
+    return next(iter(inputs.values()))
+
+
+def _cut(found: tuple[Tensor, Tensor, dict[str, Tensor]], count: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    logits, losses, gradients = found
+    return logits[:count], losses[:count], {name: value[:count] for name, value in gradients.items()}
+
+
+def _square(gradients: Mapping[str, Tensor]) -> Tensor:
+    """(B,) squared length over all modalities."""
+    total: Tensor = sum(
+        (value.double().flatten(1).square().sum(dim=1) for value in gradients.values()), start=torch.zeros(())
+    )
+    return total
+
+
+__all__ = ["Expectation", "ExpectedOracle", "RandomChannel"]
