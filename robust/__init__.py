@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from robust.change import evaluate as evaluate
     from robust.change import missing as missing
     from robust.change import swap as swap
+    from robust.corruption_run import NoiseRun as NoiseRun
+    from robust.corruption_run import noise as noise
     from robust.curve_levels import geomspace as geomspace
     from robust.curves import curve as curve
     from robust.data import load_data as load_data
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
     from robust.evaluation.curve_summary import Curve as Curve
     from robust.evaluation.paired import compare as compare
     from robust.evaluation.thresholds import thresholds as thresholds
+    from robust.jamming import JamRun as JamRun
+    from robust.jamming import jam as jam
+    from robust.over_the_air import AirRun as AirRun
+    from robust.over_the_air import air as air
+    from robust.stickers import StickerRun as StickerRun
     from robust.training import train as train
     from robust.types import Batch as Batch
     from robust.types import Clip as Clip
@@ -47,6 +54,13 @@ _HOMES = {
     "Ball": "attacks.threat",
     "AttackRun": "robust.api",
     "attack": "robust.api",
+    "JamRun": "robust.jamming",
+    "NoiseRun": "robust.corruption_run",
+    "StickerRun": "robust.stickers",
+    "jam": "robust.jamming",
+    "noise": "robust.corruption_run",
+    "AirRun": "robust.over_the_air",
+    "air": "robust.over_the_air",
     "Evaluation": "robust.change",
     "evaluate": "robust.change",
     "missing": "robust.change",

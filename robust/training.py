@@ -47,6 +47,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "ast": {"learning_rate": 1e-3, "mixup_alpha": 0.0},
     "cnn14": {"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.2},
     "frames": {"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.1},
+    "wakeword": {"epochs": 18, "learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.0},
     **dict.fromkeys(FRAME_LEVEL, FRAME_LEVEL_RECIPE),
 }
 """What differs from the default recipe, by model; raw-waveform networks share `WAVEFORM_RECIPE`."""

@@ -41,16 +41,29 @@ def coloured_noise(samples: int, colour: str, sample_rate: int, generator: torch
     Raises:
         ThreatModelError: If there is no such colour, or the clip is too short to hold anything above 20 Hz.
     """
+    white = torch.randn(samples, generator=generator)
+    return white if colour == "white" else shaped(white, colour_gains(samples, colour, sample_rate))
+
+
+def colour_gains(samples: int, colour: str, sample_rate: int) -> Tensor:
+    """(F,) float64 amplitudes of a colour at the frequencies of so many samples; nothing below 20 Hz, but of white.
+
+    Raises:
+        ThreatModelError: If there is no such colour, or the clip is too short to hold anything above 20 Hz.
+    """
     if colour not in COLOURS:
         raise ThreatModelError(unknown("colour of noise", colour, COLOURS))
-    white = torch.randn(samples, generator=generator)
-    if colour == "white":
-        return white
     frequency = torch.fft.rfftfreq(samples, 1 / sample_rate, dtype=torch.float64)
+    if colour == "white":
+        return torch.ones_like(frequency)
     if not bool((frequency >= LOWEST_HZ).any()):
         raise ThreatModelError(f"{samples} samples at {sample_rate} Hz are too short for {colour} noise; use white.")
-    gain = torch.where(frequency >= LOWEST_HZ, frequency.clamp_min(LOWEST_HZ) ** COLOURS[colour], 0.0)
-    noise: Tensor = torch.fft.irfft(torch.fft.rfft(white.double()) * gain, samples)
+    return torch.where(frequency >= LOWEST_HZ, frequency.clamp_min(LOWEST_HZ) ** COLOURS[colour], 0.0)
+
+
+def shaped(white: Tensor, gains: Tensor) -> Tensor:
+    """White noise (..., T) float32 with amplitudes (F,) over frequency: (..., T) float32."""
+    noise: Tensor = torch.fft.irfft(torch.fft.rfft(white.double()) * gains, white.shape[-1])
     return noise.float()
 
 

@@ -1,138 +1,128 @@
-"""Rooms: reverberation by the image source method (Allen & Berkley 1979; pyroomacoustics), at a given RT60.
+"""Rooms: clips heard through impulse responses.
 
-Sizes as Imperio's adapted rooms (methods.md 6.3): 6-10 x 5-9 x 3-5 m, all walls alike, no absorption by air. Responses
-are aligned to the direct path, which arrives at sample 0, and normalised so that it has unit energy (within 0.6 dB, as
-it is limited in band): a reverberant clip is the dry one and its reflections, and so it is louder.
+`Reverberation` is a channel over a bank of rooms; `Room` a condition at one RT60, for curves. Responses begin with the
+direct path, of unit amplitude unless the bank says otherwise: a reverberant clip is the dry one and its reflections,
+and so it is louder.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from attacks.errors import ThreatModelError
 from attacks.gradients import Victim
-from robust.channels import check_heard, range_of, spec_of
+from robust.channels import check_heard, range_of, room_sets, spec_of
+from robust.channels.acoustics import Acoustics, Normalisation, acoustics_of
+from robust.channels.bank import RoomBank
+from robust.channels.base import Channel, Parameters, where_valid
+from robust.channels.convolution import Responses, convolve
+from robust.channels.response_cache import cached
+from robust.channels.simulation import Geometry, Method, simulate
 from robust.seeds import derived_seed
 from robust.types import Batch, Outcome
 
-SMALLEST_M, LARGEST_M = (6.0, 5.0, 3.0), (10.0, 9.0, 5.0)
-FROM_WALL_M, APART_M = 0.5, 1.0
-RT60_RANGE_S = (0.2, 1.5)
-"""Shorter, and the largest room would need walls that swallow everything; longer, and the smallest has more than ten
-million images."""
-
-WITHIN, TRIES, REFUSED = 0.05, 10, 0.3
-"""Sabine's formula errs by up to a half in such rooms: absorption is corrected until the measured RT60 is this near."""
-
-DIRECT_SECONDS = 0.0025
-"""What arrives so soon after the direct path counts as direct in the DRR."""
+ADAPTED = room_sets.ROOM_SETS["adapted"]
+RT60_RANGE_S = (room_sets.SHORTEST_RT60_S, 1.5)
+"""Of `Room`: shorter, and the largest room is a few separate echoes; longer is no room of that size."""
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """A shoebox room with a source and a microphone in it, in metres."""
+class Reverberation(Channel):
+    """Each clip in a room drawn from one split of a bank; what rings on into padding is cut off.
 
-    size: tuple[float, float, float]
-    source: tuple[float, float, float]
-    microphone: tuple[float, float, float]
+    The parameter `room` (B,) int64 is an index into the split; `measure` tells `rt60_s`, `drr_db` and `c50_db` of the
+    response used.
 
-    @property
-    def distance(self) -> float:
-        """Length of the direct path."""
-        return float(np.linalg.norm(np.subtract(self.source, self.microphone)))
+    Attributes:
+        bank: Where rooms come from.
+        split: `train` or `held-out`.
+
+    Raises:
+        ThreatModelError: If the bank has no rooms of that split.
+    """
+
+    name = "room"
+
+    def __init__(self, bank: RoomBank, *, split: str = "train") -> None:
+        super().__init__(bank.sample_rate)
+        self.bank, self.split = bank, split
+        self.responses = Responses(bank.split(split))
+        identity = torch.zeros(self.responses.samples.shape[1])
+        identity[0] = 1
+        self._unchanged = (self.responses.samples == identity).all(dim=1)
+        self._measured: dict[int, Acoustics] = {}
+
+    def draw(self, clips: Tensor, generators: Sequence[torch.Generator]) -> Parameters:
+        count = len(self.responses)
+        rooms = [torch.randint(count, (), generator=generator) for generator in generators]
+        return {"room": torch.stack(rooms).to(clips.device)}
+
+    def forward(self, clips: Tensor, parameters: Parameters, valid: Tensor | None = None) -> Tensor:
+        room = parameters["room"]
+        sounding = clips if valid is None else clips * valid
+        heard = self.responses.one_each(sounding, room)
+        if self._unchanged.any():  # an anechoic room rounds nothing
+            heard = torch.where(self._unchanged.to(room.device)[room][:, None], clips, heard)
+        return where_valid(heard, clips, valid)
+
+    def measure(self, before: Tensor, after: Tensor, parameters: Parameters, valid: Tensor) -> Parameters:
+        told = [self._acoustics(room) for room in parameters["room"].tolist()]
+        columns = {name: [asdict(one)[name] for one in told] for name in ("rt60_s", "drr_db", "c50_db")}
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
+
+    def _acoustics(self, room: int) -> Acoustics:
+        if room not in self._measured:
+            self._measured[room] = acoustics_of(self.responses.samples[room].cpu().numpy(), self.sample_rate)
+        return self._measured[room]
+
+    def describe(self) -> dict[str, Any]:
+        return {"channel": self.name, "split": self.split, "bank": self.bank.describe()}
 
 
 @dataclass(frozen=True)
 class Response:
-    """An impulse response (L,) float32, direct path at sample 0 with unit energy, and what was measured of it."""
+    """An impulse response (L,) float32, direct path at sample 0, and what was measured of it."""
 
     samples: Tensor
     rt60_s: float
     drr_db: float
+    c50_db: float
 
 
 def draw_geometry(generator: np.random.Generator) -> Geometry:
-    """A room of uniform size; source and microphone uniform in it, 0.5 m from walls, 1 m apart."""
-    size = generator.uniform(SMALLEST_M, LARGEST_M)
-    while True:
-        source, microphone = generator.uniform(FROM_WALL_M, size - FROM_WALL_M, (2, 3))
-        if np.linalg.norm(source - microphone) >= APART_M:
-            return Geometry(*(tuple(place.round(3).tolist()) for place in (size, source, microphone)))
+    """A room of uniform size (`adapted`); source and microphone uniform in it, 0.5 m from walls, 1 m apart."""
+    return room_sets.draw_geometry(ADAPTED, generator)
 
 
 @lru_cache(maxsize=1024)
-def room_response(geometry: Geometry, rt60_s: float, sample_rate: int) -> Response:
-    """The response of a room whose measured RT60 is `rt60_s`; kept in memory.
+def room_response(
+    geometry: Geometry,
+    rt60_s: float,
+    sample_rate: int,
+    *,
+    method: Method = "image",
+    normalise: Normalisation = "direct",
+    seed: int = 0,
+) -> Response:
+    """The response of a room whose measured RT60 is `rt60_s`; kept in memory and on disk.
 
     Raises:
-        ThreatModelError: If the room cannot be that reverberant.
+        ThreatModelError: If the room cannot be that reverberant, or a setting cannot be.
     """
-    from pyroomacoustics import inverse_sabine
-    from pyroomacoustics.experimental import measure_rt60
+    settings = {"rt60_s": rt60_s, "sample_rate": sample_rate, "method": method, "normalise": normalise, "seed": seed}
 
-    shortest = 1.001 * float(inverse_sabine(1.0, geometry.size)[0])  # where absorption is 1
-    # Long reverberation comes out longer than Sabine says, and costs by its cube: begin below. In short one the first
-    # reflections decide, one by one: correct carefully.
-    begin, power = (0.9, 1.0) if rt60_s > 0.5 else (1.0, 0.7)
-    goal, best = max(rt60_s * begin, shortest), (np.zeros(0, dtype=np.float32), np.inf)
-    for _ in range(TRIES):
-        samples = _simulated(geometry, goal, sample_rate)
-        measured = float(measure_rt60(samples, fs=sample_rate, decay_db=30))
-        if abs(measured - rt60_s) < abs(best[1] - rt60_s):
-            best = samples, measured
-        if abs(measured / rt60_s - 1) <= WITHIN:
-            break
-        goal = max(goal * (rt60_s / measured) ** power, shortest)
-    samples, measured = best
-    if abs(measured / rt60_s - 1) > REFUSED:
-        raise ThreatModelError(
-            f"A room of {' x '.join(f'{side:g}' for side in geometry.size)} m cannot have an RT60 of {rt60_s:g} s; the "
-            f"nearest found is {measured:.2f} s. Ask for {RT60_RANGE_S[0]:g} to {RT60_RANGE_S[1]:g} s."
-        )
-    energy, soon = np.square(samples, dtype=np.float64), round(DIRECT_SECONDS * sample_rate) + 1
-    drr_db = float(10 * np.log10(energy[:soon].sum() / max(energy[soon:].sum(), 1e-30)))
-    return Response(torch.from_numpy(samples), measured, drr_db)
+    def make() -> tuple[Any, list[dict[str, Any]]]:
+        found = simulate(*(geometry, sample_rate), rt60_s=rt60_s, method=method, normalise=normalise, seed=seed)
+        return found.samples[None], [asdict(found.acoustics)]
 
-
-def _simulated(geometry: Geometry, rt60_s: float, sample_rate: int) -> NDArray[np.float32]:
-    """The response at Sabine's absorption for `rt60_s`, cut where the images end."""
-    import pyroomacoustics as pra
-    from pyroomacoustics.parameters import constants
-
-    absorption, order = pra.inverse_sabine(rt60_s, geometry.size)
-    room = pra.ShoeBox(geometry.size, fs=sample_rate, materials=pra.Material(absorption), max_order=order)
-    room.add_source(geometry.source)
-    room.add_microphone(geometry.microphone)
-    threads = constants.get("num_threads")
-    try:
-        constants.set("num_threads", 1)  # each number of threads rounds the sum of images its own way
-        room.compute_rir()
-    finally:
-        constants.set("num_threads", threads)
-    full = room.rir[0][0]
-    # The filters that place images between samples delay all of them by half their length.
-    delay = constants.get("frac_delay_length") // 2 + geometry.distance / constants.get("c") * sample_rate
-    length = round(1.1 * rt60_s * sample_rate)
-    turns = np.fft.rfftfreq(2 * len(full)) * delay  # an exact shift, between samples too
-    shifted = np.fft.irfft(np.fft.rfft(full, 2 * len(full)) * np.exp(2j * np.pi * turns))[:length]
-    return (shifted * geometry.distance).astype(np.float32)
-
-
-def convolve(clips: Tensor, responses: Tensor) -> Tensor:
-    """Clips (B, T) through responses (B, L), cut to T; FFT at a fast length, differentiable in both."""
-    from scipy.fft import next_fast_len
-
-    length = next_fast_len(clips.shape[1] + responses.shape[1] - 1, real=True)
-    spectrum = torch.fft.rfft(clips, length) * torch.fft.rfft(responses, length)
-    heard: Tensor = torch.fft.irfft(spectrum, length)
-    return heard[:, : clips.shape[1]]
+    responses, (told,) = cached({"room": asdict(geometry), **settings}, make)
+    return Response(torch.from_numpy(responses[0]), told["rt60_s"], told["drr_db"], told["c50_db"])
 
 
 @dataclass(frozen=True)
@@ -143,7 +133,7 @@ class Room:
 
     Attributes:
         rt60_s: Reverberation time in seconds; 0 is no room at all.
-        rooms: How many rooms a seed has; each clip is in the one that its id says. Simulating one takes up to seconds.
+        rooms: How many rooms a seed has; each clip is in the one that its id says.
         modality: A waveform, (B, T).
 
     Raises:
@@ -157,10 +147,10 @@ class Room:
     def __post_init__(self) -> None:
         low, high = RT60_RANGE_S
         if self.rt60_s != 0 and not low <= self.rt60_s <= high:
+            sizes = " x ".join(f"{a:g}-{b:g}" for a, b in (ADAPTED.x_m, ADAPTED.y_m, ADAPTED.z_m))
             raise ThreatModelError(
-                f"The RT60 must be 0 (no room) or {low:g} to {high:g} s, what rooms of "
-                f"{' x '.join(f'{a:g}-{b:g}' for a, b in zip(SMALLEST_M, LARGEST_M, strict=True))} m can have; "
-                f"given {self.rt60_s} s."
+                f"The RT60 must be 0 (no room) or {low:g} to {high:g} s, what rooms of {sizes} m can have; given "
+                f"{self.rt60_s} s."
             )
         if self.rooms < 1:
             raise ThreatModelError(f"There must be at least one room; given {self.rooms}.")
@@ -171,13 +161,13 @@ class Room:
         return f"room-{self.modality}-{self.rt60_s:g}s"
 
     def describe(self) -> dict[str, Any]:
-        """All settings, and the sizes that rooms are drawn from."""
+        """All settings, and the set that rooms are drawn from."""
         return {
             "condition": self.name,
             "modality": self.modality,
             "rt60_s": self.rt60_s,
             "rooms": self.rooms,
-            "sizes_m": [SMALLEST_M, LARGEST_M],
+            "set": ADAPTED.describe(),
         }
 
     def geometry(self, clip: str, seed: int) -> Geometry:

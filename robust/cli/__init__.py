@@ -7,12 +7,16 @@ import warnings
 
 import typer
 
+from robust.cli.air import air
 from robust.cli.attack import attack
 from robust.cli.compare import compare
 from robust.cli.curve import curve
 from robust.cli.doctor import doctor
 from robust.cli.listing import data, victims
+from robust.cli.music import music
+from robust.cli.noise import noise
 from robust.cli.report import report
+from robust.cli.sticker import sticker
 from robust.cli.study import study
 from robust.cli.thresholds import thresholds
 from robust.cli.train import train
@@ -27,7 +31,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (attack, curve, study, report, compare, universal, thresholds, train, victims, data, doctor):
+COMMANDS = (
+    attack,
+    curve,
+    noise,
+    air,
+    music,
+    sticker,
+    study,
+    report,
+    compare,
+    universal,
+    thresholds,
+    train,
+    victims,
+    data,
+    doctor,
+)
+for command in COMMANDS:
     app.command()(command)
 
 

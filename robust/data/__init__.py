@@ -13,6 +13,7 @@ from robust.data import audioset_features as audioset_features
 from robust.data import avdigits as avdigits
 from robust.data import esc50 as esc50
 from robust.data import events as events
+from robust.data import events_wake as events_wake
 from robust.data import folder as folder
 from robust.data import fsdd as fsdd
 from robust.data import hear_task as hear_task

@@ -22,6 +22,7 @@ from attacks.pgd import PGD, AttackResult, pgd
 from attacks.projections import lengths
 from attacks.supports import Support, out_of_support
 from attacks.threat import Ball
+from robust.evaluation.perception import heard
 from robust.seeds import generators_for
 from robust.types import Batch, Outcome
 
@@ -184,6 +185,7 @@ class Attack:
             "late_gain": late_gain.tolist(),
             **audited(self.threat, batch, inputs),
             **self._parts(batch, inputs),
+            **heard(victim, batch, inputs),
         }
         return Outcome(inputs, columns)
 

@@ -13,6 +13,7 @@ import torch
 from attacks.threat import Ball
 from robust.errors import StoreError, unknown
 from robust.evaluation.checks import Check
+from robust.evaluation.perception import perceptual_medians
 from robust.metrics.classification import Score, accuracy, mean_average_precision
 from robust.types import Task
 
@@ -72,6 +73,7 @@ def attack_summary(
         "clean": asdict(clean_score(records, task)),
         "robust": asdict(robust_score(records, task)),
         "success": _success(attacked),
+        "perceptual": perceptual_medians(records),
         "audit": {"violations": int(records["violated"].sum()), "worst_ratio": worst},
         "checks": [asdict(check) for check in checks],
         "forwards_per_clip": float(attacked["forwards"].mean()) if len(attacked) else 0.0,

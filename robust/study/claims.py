@@ -5,7 +5,9 @@
     CLAIM  TERM OP TERM, TERM OP TERM + MARGIN, TERM OP NUMBER; OP is >, >=, < or <=
 
 Measures: `clean` and `robust` (accuracy or mAP; of a change, the score under it), and of curves `auc` (mean over the
-radii) and `radius` (the smallest radius that breaks a clip, told by its median).
+radii) and `radius` (the smallest radius that breaks a clip, told by its median). Over the air, the success of an attack
+in held-out rooms: `plain`, `eot`, `random`; and `halfway`, the plain attack's between held-out rooms and no channel:
+`eot >= halfway` says that EOT wins back at least half of what the air costs.
 """
 
 from __future__ import annotations
@@ -23,8 +25,21 @@ from robust.study.config import Claim, Study
 from robust.study.plan import Cell
 from robust.study.source import Source, StudyError
 
-MEASURES = ("clean", "robust", "auc", "radius")
-SCORED = ("attack", "curve", "clean", "missing", "swap", "occlude", "noise", "universal")
+AIR = ("plain", "eot", "random", "halfway")
+MEASURES = ("clean", "robust", "auc", "radius", *AIR)
+SCORED = (
+    "attack",
+    "curve",
+    "clean",
+    "missing",
+    "swap",
+    "occlude",
+    "noise",
+    "corruption",
+    "channel",
+    "air",
+    "universal",
+)
 """Kinds with one row for each clip."""
 _TERM = re.compile(
     r"^(?P<victim>[A-Za-z0-9_-]+)(\[(?P<condition>[A-Za-z0-9_-]+)\])?\.(?P<measure>[a-z]+)"
@@ -109,6 +124,8 @@ def _read(name: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
     _check_radii(left, right, margin, study, where)
     if isinstance(right, Term) and "auc" in (left.measure, right.measure):
         _check_areas(left, right, study, where)
+    if isinstance(right, Term) and (left.measure in AIR) != (right.measure in AIR):
+        raise StudyError(f"{where}a success over the air is compared with another, or with a number.")
     return Question(name, claim.text, claim.words, data, left, parts["sign"], right, margin)
 
 
@@ -151,9 +168,18 @@ def _term(text: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
         )
     if there[0].kind not in SCORED:
         raise StudyError(f"{where}{condition!r} is of the kind {there[0].kind!r}, which has no scores to compare.")
+    _check_air(text, measure, there[0].kind, where)
     level = None if parts["level"] is None else float(parts["level"])
     _check_level(text, measure, level, study, condition, where)
     return Term(victim, condition, measure, level)
+
+
+def _check_air(text: str, measure: str, kind: str, where: StudyError) -> None:
+    """Successes are of `air` alone, which has no other score but the clean one."""
+    if measure in AIR and kind != "air":
+        raise StudyError(f"{where}{text!r}: {measure!r} is of the kind 'air' alone; this is of the kind {kind!r}.")
+    if kind == "air" and measure not in (*AIR, "clean"):
+        raise StudyError(f"{where}{text!r}: over the air, ask for {', '.join(AIR)} (success in held-out rooms).")
 
 
 def _check_areas(left: Term, right: Term, study: Study, where: StudyError) -> None:

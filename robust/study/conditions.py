@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from attacks.losses import LOSSES
+from robust.corruptions import CORRUPTIONS
 from robust.errors import unknown
 from robust.evaluation.conditions import SUCCESS
 from robust.evaluation.curve_summary import level_range
@@ -66,6 +67,7 @@ Loss = Annotated[str, _of("loss", lambda: LOSSES)]
 Success = Annotated[str, _of("success", lambda: SUCCESS)]
 Against = Annotated[str, _of("sweep", lambda: ("attack", *SWEEPS))]
 PatternName = Annotated[str, _of("pattern", lambda: PATTERNS)]
+CorruptionName = Annotated[str, _of("corruption", lambda: CORRUPTIONS)]
 Method = Annotated[str, _of("method", lambda: METHODS)]
 
 
@@ -171,6 +173,41 @@ class NoiseKind(Condition):
     std: float = Field(0.1, gt=0)
 
 
+class CorruptionKind(Condition):
+    """As `robust noise`: one corruption at one severity."""
+
+    kind: Literal["corruption"]
+    corruption: CorruptionName
+    severity: int = Field(3, ge=1, le=5)
+
+
+class ChannelKind(Condition):
+    """Clips as they are heard through a channel: a preset's name, or a YAML file."""
+
+    kind: Literal["channel"]
+    channel: str = "living-room"
+    split: Literal["train", "held-out"] = "held-out"
+
+
+class AirKind(Optimised):
+    """As `robust air`: with and without EOT, in rooms of both splits."""
+
+    kind: Literal["air"]
+    channel: str = "room"
+    norm: Norm = "linf"
+    eps: float | None = None
+    unit: Unit = "amplitude"
+    window: Pair | None = None
+    band: Pair | None = None
+    steps: int = Field(60, ge=1)
+    draws: int = Field(4, ge=1)
+    keep_steps: int = Field(1, ge=1)
+    situations: int = Field(20, ge=1)
+    plain_steps: int | None = Field(None, ge=1)
+    target: str | None = None
+    checks: bool = True
+
+
 class UniversalKind(Condition):
     """As `robust universal`: fitted on the train split, scored on the cell's data."""
 
@@ -231,6 +268,9 @@ AnyCondition = (
     | SwapKind
     | OccludeKind
     | NoiseKind
+    | CorruptionKind
+    | ChannelKind
+    | AirKind
     | UniversalKind
     | ThresholdsKind
     | SurfaceKind
@@ -243,7 +283,17 @@ KINDS: dict[str, type[Condition]] = {
     model.model_fields["kind"].annotation.__args__[0]: model for model in AnyCondition.__args__
 }
 
-ONE = {"steps": 1, "restarts": 1, "epochs": 1, "fit_limit": 8, "repeats": 1, "points": 3, "clips": 4}
+ONE = {
+    "steps": 1,
+    "restarts": 1,
+    "epochs": 1,
+    "fit_limit": 8,
+    "repeats": 1,
+    "points": 3,
+    "clips": 4,
+    "draws": 1,
+    "situations": 1,
+}
 """What a smoke run makes of every count."""
 
 
@@ -252,6 +302,8 @@ def shortened(condition: Condition) -> Condition:
     sweep = isinstance(condition, CurveKind) and condition.against != "attack"  # it has levels, but no steps
     names = () if sweep else type(condition).model_fields
     short: dict[str, Any] = {name: value for name, value in ONE.items() if name in names}
-    if isinstance(condition, (AttackKind, CurveKind)):
+    if "checks" in type(condition).model_fields:
         short["checks"] = False
+    if isinstance(condition, AirKind) and condition.plain_steps is not None:
+        short["plain_steps"] = 1
     return condition.model_copy(update=short)

@@ -15,11 +15,15 @@ from attacks.pgd import PGD
 from attacks.universal import Universal
 from robust import api, change, curves, universals
 from robust.atomic import Folder, clear, write_atomically
+from robust.channels.condition import Through
+from robust.channels.presets import load_channel, read_channel
+from robust.corruptions.condition import Corrupted
 from robust.curve_levels import check_radii
 from robust.errors import VictimError, unknown
 from robust.evaluation.conditions import Attack, Unchanged
 from robust.evaluation.engine import AlignedData, aligned_to
 from robust.evaluation.occlusion import PATTERNS, Occlusion, WhiteNoise
+from robust.over_the_air import air
 from robust.study import conditions as kinds
 from robust.threats import ThreatModel, make_support, posed, threat_model
 from robust.types import Dataset
@@ -85,6 +89,8 @@ def check(victim: Victim, data: Dataset, condition: kinds.Condition) -> None:
     victim, data = posed(victim, data, modality)
     if isinstance(condition, kinds.AttackKind):
         _check_attack(victim, data, modality, condition)
+    elif isinstance(condition, kinds.AirKind):
+        _check_air(victim, data, modality, condition)
     elif isinstance(condition, kinds.UniversalKind | kinds.SurfaceKind | kinds.LatentsKind):
         _check_radii(victim, data, threat_model(victim, modality, condition.norm, condition.eps))
     elif isinstance(condition, kinds.ThresholdsKind):
@@ -92,6 +98,8 @@ def check(victim: Victim, data: Dataset, condition: kinds.Condition) -> None:
             _check_one_modality(victim, name)
     else:
         _check_one_modality(victim, modality)
+        if isinstance(condition, kinds.ChannelKind):
+            read_channel(condition.channel)
         if isinstance(condition, kinds.OccludeKind):
             length = AlignedData(data, victim.spec).batch([0]).inputs[modality].shape[1]
             PATTERNS[condition.pattern].mask(length)
@@ -101,6 +109,15 @@ def _check_attack(victim: Victim, data: Dataset, modality: str, asked: kinds.Att
     allowed = make_support(victim.spec.sample_rate, window=asked.window, band=asked.band, mels=asked.mels)
     threat = threat_model(victim, modality, asked.norm, asked.eps, asked.unit, support=allowed, scale=asked.scale)
     Attack(threat.balls, target=api.target_index(victim, asked.target), success=asked.success)
+    _check_radii(victim, data, threat)
+
+
+def _check_air(victim: Victim, data: Dataset, modality: str, asked: kinds.AirKind) -> None:
+    """Budget and target; the channel is only read, since its rooms may have to be built."""
+    allowed = make_support(victim.spec.sample_rate, window=asked.window, band=asked.band)
+    threat = threat_model(victim, modality, asked.norm, asked.eps, asked.unit, support=allowed)
+    api.target_index(victim, asked.target)
+    read_channel(asked.channel)
     _check_radii(victim, data, threat)
 
 
@@ -144,12 +161,16 @@ def _curve(cell: Opened) -> None:
 
 def _shared(cell: Opened, asked: kinds.AttackKind | kinds.CurveKind) -> dict[str, Any]:
     """What `attack` and `curve` take alike."""
+    return {**_optimised(cell, asked), "scale": asked.scale}
+
+
+def _optimised(cell: Opened, asked: kinds.AttackKind | kinds.CurveKind | kinds.AirKind) -> dict[str, Any]:
+    """What all attacks by PGD take alike."""
     return {
         "norm": asked.norm,
         "eps": asked.eps,
         "unit": asked.unit,
         "modality": cell.modality,
-        "scale": asked.scale,
         "config": PGD(
             steps=asked.steps,
             restarts=asked.restarts,
@@ -177,10 +198,32 @@ def _change(cell: Opened) -> None:
         condition = change.swap(victim, data, cell.modality)
     elif isinstance(asked, kinds.OccludeKind):
         condition = Occlusion(cell.modality, asked.pattern)
+    elif isinstance(asked, kinds.CorruptionKind):
+        condition = Corrupted(asked.corruption, asked.severity)
+    elif isinstance(asked, kinds.ChannelKind):
+        channel = load_channel(asked.channel, sample_rate=victim.spec.sample_rate, split=asked.split)
+        condition = Through(channel, cell.modality, label=f"channel-{asked.channel}")
     else:
         assert isinstance(asked, kinds.NoiseKind)
         condition = WhiteNoise(cell.modality, asked.std)
     change.evaluate(victim, data, condition, seed=cell.seed, out=cell.folder, resume=True, facts=cell.facts)
+
+
+def _air(cell: Opened) -> None:
+    asked = cell.condition
+    assert isinstance(asked, kinds.AirKind)
+    air(
+        cell.victim,
+        cell.data,
+        channel=asked.channel,
+        support=make_support(cell.victim.spec.sample_rate, window=asked.window, band=asked.band),
+        draws=asked.draws,
+        keep_steps=asked.keep_steps,
+        situations=asked.situations,
+        plain_steps=asked.plain_steps,
+        target=asked.target,
+        **_optimised(cell, asked),
+    )
 
 
 def _universal(cell: Opened) -> None:
@@ -291,11 +334,14 @@ RUNNERS: Mapping[type[kinds.Condition], Callable[[Opened], None]] = {
     kinds.SwapKind: _change,
     kinds.OccludeKind: _change,
     kinds.NoiseKind: _change,
+    kinds.CorruptionKind: _change,
+    kinds.ChannelKind: _change,
+    kinds.AirKind: _air,
     kinds.UniversalKind: _universal,
     kinds.ThresholdsKind: _thresholds,
     kinds.SurfaceKind: _surface,
     kinds.LatentsKind: _latents,
     kinds.LatencyKind: _latency,
 }
-CHANGES = ("clean", "missing", "swap", "occlude", "noise")
+CHANGES = ("clean", "missing", "swap", "occlude", "noise", "corruption", "channel")
 """Kinds whose runs are of the kind `change`."""

@@ -61,7 +61,7 @@ def code_hash() -> str:
     root = Path(__file__).parents[2]
     apart = ("robust/cli", "robust/plots", "robust/report", "robust/study")
     for package in ("attacks", "defenses", "robust"):
-        for path in sorted((root / package).rglob("*.py")):
+        for path in sorted(path for ending in ("*.py", "*.yaml") for path in (root / package).rglob(ending)):
             name = path.relative_to(root).as_posix()
             if not name.startswith(apart) or name in MEASURING:
                 digest.update(name.encode() + b"\0" + path.read_bytes())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robust.api import weights_hash
+from robust.channels.presets import read_channel
 from robust.data import data_entry
 from robust.errors import RobustError, StoreError, unknown
 from robust.evaluation.engine import align_labels
@@ -220,6 +221,8 @@ def _key(cell: Cell, identity: Any, device: str) -> str:
     beside: dict[str, Any] = {}
     if isinstance(limit := task["condition"].get("fit_limit"), int):  # fitted on other clips than it is scored on
         beside["fitted"] = open_data(task["data"], split="train", limit=limit).fingerprint()
+    if isinstance(channel := task["condition"].get("channel"), str):  # a file of the user's own may change
+        beside["channel"] = read_channel(channel)
     if cell.kind == "latency":
         beside["device"] = str(find_device(device))
     parts = {

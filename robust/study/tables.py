@@ -33,11 +33,25 @@ def rows(cell: CellRun) -> Iterator[dict[str, Any]]:
             ends = {"score": score, "low": low, "high": high}
             yield {**own, "level": level, "unit": told["axis"]["unit"], **clean, **ends}
         return
+    if cell.kind == "air":
+        yield from ({**own, **row} for row in air_rows(told))
+        return
     score = told.get("changed") or told.get("robust")
     if score is not None:
         clean = told["clean"]
         ends = {name: score[name] for name in ("score", "low", "high")}
         yield {**own, "metric": clean["metric"], "clips": told["clips"], "clean": clean["score"], **ends}
+
+
+def air_rows(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Success of each attack, and of noise, at each place; the level says which."""
+    for version in ("random", "plain", "eot"):
+        scores = told[version] if version in told else told["controls"][version]
+        for place in ("no_channel", "train_rooms", "held_out_rooms"):
+            found = scores[place]["success"]
+            ends = {name: found[name] for name in ("score", "low", "high")}
+            clean = {"metric": found["metric"], "clips": told["clips"], "clean": told["clean"]["score"]}
+            yield {"level": f"{version}, {place.replace('_', ' ')}", **clean, **ends}
 
 
 def doubtful(cells: Sequence[CellRun]) -> list[str]:
@@ -106,7 +120,7 @@ def _score_lines(head: str, cells: Sequence[CellRun]) -> list[str]:
     if not found:
         return []
     levels = list(dict.fromkeys(level for own in found.values() for level in own))
-    heads = ["score" if level is None else f"{level:.3g}" for level in levels]
+    heads = ["score" if level is None else level if isinstance(level, str) else f"{level:.3g}" for level in levels]
     lines = ["", head, "", f"| victim | clean | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
     for victim, own in found.items():
         shown = [_mean(own[level], "score") if level in own else "" for level in levels]

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from robust.atomic import Folder
 from robust.errors import StoreError
+from robust.evaluation.air_summary import halfway_by_clip, success_by_clip
 from robust.evaluation.curve_summary import TIE
 from robust.evaluation.paired import clean_view
 from robust.evaluation.radius_search import DECIBELS, level_at
 from robust.evaluation.store import Store
-from robust.study.claims import Term
+from robust.study.claims import AIR, Term
 from robust.study.store import CellRun
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class Values:
             if term.measure == "clean":
                 return np.asarray(records["clean_correct"], dtype=np.float64)
             return self._radius(cell, records) if term.measure == "radius" else self._area(cell)
+        if term.measure == "halfway":
+            return halfway_by_clip(self._of(cell.folder))
+        if term.measure in AIR:
+            return success_by_clip(self._of(cell.folder), term.measure, "held_out_rooms")
         return np.asarray(self._view(cell, term)["correct"], dtype=np.float64)
 
     def _view(self, cell: CellRun, term: Term) -> pd.DataFrame:

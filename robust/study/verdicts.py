@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from robust.evaluation.curve_summary import TIE
 from robust.evaluation.paired import compare, compare_accuracy, newcombe_p
 from robust.evaluation.summary import finite
-from robust.study.claims import Question, Term
+from robust.study.claims import AIR, Question, Term
 from robust.study.config import Correction
 from robust.study.values import Values
 
@@ -142,11 +142,12 @@ def _test(question: Question, values: Values) -> Verdict:
         return _test_radii(asked, question, values)
     if not isinstance(question.right, Term):
         return _test_number(asked, question, values)
-    if values.task(question.left, question.data) == "multilabel":
+    air = question.left.measure in AIR
+    if values.task(question.left, question.data) == "multilabel" and not air:
         return _test_map(asked, question, values)
     left, right = (values.by_clip(term, question.data) for term in (question.left, question.right))
     areas = "auc" in (question.left.measure, question.right.measure)
-    if areas or (question.margin and values.seeds > 1):
+    if air or areas or (question.margin and values.seeds > 1):
         return _t_test(asked, left, right, question.margin)
     found = compare_accuracy(left > 0, right > 0)
     if question.margin:
@@ -190,12 +191,12 @@ def _test_number(asked: Verdict, question: Question, values: Values) -> Verdict:
     """A score against a number: exactly, where every clip counts as right or wrong once."""
     from scipy.stats import binomtest
 
-    if values.task(question.left, question.data) == "multilabel":
+    if values.task(question.left, question.data) == "multilabel" and question.left.measure not in AIR:
         return replace(asked, reason="mAP has no test against a number; read its interval")
     assert isinstance(question.right, float)
     bound = question.right + question.margin
     left = values.by_clip(question.left, question.data)
-    if question.left.measure == "auc" or left.shape[1] > 1:
+    if question.left.measure in ("auc", *AIR) or left.shape[1] > 1:
         found = _t_test(asked, left, np.full_like(left, bound), 0.0, "t-test")
         return replace(found, b=question.right)
     count, right = len(left), int(left.sum())

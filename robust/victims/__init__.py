@@ -6,6 +6,7 @@ from robust.victims import frames as frames
 from robust.victims import fusion as fusion
 from robust.victims import panns as panns
 from robust.victims import raw_waveform as raw_waveform
+from robust.victims import wakeword as wakeword
 from robust.victims.base import Victim
 from robust.victims.loading import load_victim
 from robust.victims.registry import build_victim, list_victims, register, victim_entry

@@ -1,0 +1,49 @@
+"""What an attack is to an ear: perceptual figures as columns of records, and their medians."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from attacks.gradients import Victim
+from robust.metrics.perceptual import COLUMNS, perceptual_table
+from robust.types import Batch, VictimSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AUDIO = "audio"
+
+
+def heard(victim: Victim, batch: Batch, changed: dict[str, Tensor], prefix: str = "") -> dict[str, list[float | None]]:
+    """Figures of every clip whose sound was changed, by `robust.metrics.perceptual`; None for the others.
+
+    Nothing where no waveform is attacked, or the victim does not say at what rate it hears.
+    """
+    spec, after = getattr(victim, "spec", None), changed.get(AUDIO)
+    before = batch.inputs.get(AUDIO)
+    if not isinstance(spec, VictimSpec) or before is None or after is None or before.ndim != 2:
+        return {}
+    moved = (before != after).any(dim=1)
+    rows = moved.nonzero()[:, 0]
+    columns: dict[str, list[float | None]] = {prefix + name: [None] * len(before) for name in COLUMNS}
+    if len(rows) == 0:
+        return columns
+    valid = batch.valid[AUDIO].expand_as(before)
+    found = perceptual_table(before[rows], after[rows], valid[rows], spec.sample_rate)
+    for name in COLUMNS:
+        for row, value in zip(rows.tolist(), found[name], strict=True):
+            columns[prefix + name][row] = value
+    return columns
+
+
+def perceptual_medians(records: pd.DataFrame, prefix: str = "") -> dict[str, float | None]:
+    """The median of each figure over the clips that have it; empty where records have none."""
+    found: dict[str, float | None] = {}
+    for name in COLUMNS:
+        if prefix + name in records:
+            middle = float(records[prefix + name].astype(float).median())
+            found[name] = middle if math.isfinite(middle) else None
+    return found
