@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from robust.over_the_air import AirRun as AirRun
     from robust.over_the_air import air as air
     from robust.stickers import StickerRun as StickerRun
+    from robust.stickers import sticker as sticker
     from robust.training import train as train
     from robust.types import Batch as Batch
     from robust.types import Clip as Clip
@@ -57,6 +58,7 @@ _HOMES = {
     "JamRun": "robust.jamming",
     "NoiseRun": "robust.corruption_run",
     "StickerRun": "robust.stickers",
+    "sticker": "robust.stickers",
     "jam": "robust.jamming",
     "noise": "robust.corruption_run",
     "AirRun": "robust.over_the_air",

@@ -18,6 +18,7 @@ import torch
 
 from attacks.errors import ThreatModelError, unknown
 from attacks.gradients import frozen
+from attacks.inaudible import Inaudible
 from attacks.pgd import PGD
 from attacks.supports import Support
 from robust.atomic import Folder, open_folder
@@ -69,6 +70,7 @@ def attack(
     cut: Support | None = None,
     rescale: bool = False,
     scale: Mapping[str, float] | None = None,
+    inaudible: Inaudible | None = None,
     config: PGD | None = None,
     target: str | None = None,
     success: str | None = None,
@@ -94,6 +96,7 @@ def attack(
         cut: Attack everywhere, then keep what lies in this support.
         rescale: With `cut`, scale what is left up to the radius.
         scale: With `joint`: modality -> units that make one unit of the joint norm.
+        inaudible: Hide what broke a clip under what the clip masks, by these settings (one waveform).
         config: Settings of PGD; or give them singly as `settings` (`steps=40`, `restarts=2`...).
         target: Class that the attacker wants to see; any wrong one when None.
         success: With many labels a clip, what counts: a name from `SUCCESS`.
@@ -118,6 +121,7 @@ def attack(
         packing=threat.packing,
         cut=cut,
         rescale=rescale,
+        inaudible=inaudible,
     )
     victim, aligned = aligned_to(victim, data, threat.packing)
     aligned.read_all()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from attacks.gradients import Oracle, frozen
+from attacks.inaudible import Inaudible
 from attacks.pgd import PGD
 from attacks.supports import Support
 from robust.api import make_config, make_manifest, target_index
@@ -76,6 +77,7 @@ def air(
     keep_steps: int = 1,
     situations: int = 20,
     plain_steps: int | None = None,
+    inaudible: Inaudible | None = None,
     config: PGD | None = None,
     target: str | None = None,
     batch_size: int | str = "auto",
@@ -101,6 +103,7 @@ def air(
         keep_steps: Q, steps for which draws are kept.
         situations: Rooms of each split in which clips are scored.
         plain_steps: Steps of the attack without EOT; as many as with it when None.
+        inaudible: Hide what broke a clip under what the clip masks, by these settings (one waveform).
         config: Settings of PGD for both attacks; or give them singly as `settings` (60 steps unless told).
         target: Class that the attacker wants to see; any wrong one when None.
         batch_size: Clips at once; `auto` fits it to their length. Changes no result.
@@ -120,6 +123,7 @@ def air(
         config or make_config({"steps": DEFAULT_STEPS, **settings}),
         target=target_index(victim, target),
         packing=threat.packing,
+        inaudible=inaudible,
     )
     splits = channel if isinstance(channel, tuple) else channels_of(channel, victim.spec.sample_rate)
     condition = OverTheAir(attack, *splits, draws, keep_steps, situations, plain_steps)

@@ -1,4 +1,4 @@
-"""`robust.stickers`: a sheet of camera stickers for one class, fitted on training clips, scored on test clips."""
+"""`robust.sticker`: a sheet of camera stickers for one class, fitted on training clips, scored on test clips."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class StickerRun:
     records: Mapping[str, pd.DataFrame]
 
 
-def stickers(
+def sticker(
     victim: Victim,
     training: Dataset,
     test: Dataset,

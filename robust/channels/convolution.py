@@ -13,21 +13,10 @@ import torch
 from torch import Tensor
 
 from attacks.gradients import LANES
+from robust.channels.spectra import fast_length
 
 ROWS = 16
 """Clips in rooms transformed at once: fewer pay more for planning, more leave the processor's cache."""
-
-
-def fast_length(samples: int) -> int:
-    """The next length from `samples` on whose FFT is fast.
-
-    SciPy's next 5-smooth length may be nearly or wholly odd (56250, 177147), which costs torch's real transforms up to
-    three times as much as a neighbour: it is asked for one in steps of a power of two, a fortieth of it at most.
-    """
-    from scipy.fft import next_fast_len
-
-    step = 1 << max((samples // 40).bit_length() - 1, 0)
-    return step * int(next_fast_len(-(-samples // step), real=True))
 
 
 def convolve(clips: Tensor, responses: Tensor) -> Tensor:

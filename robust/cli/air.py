@@ -33,6 +33,9 @@ def air(
     plain_steps: Annotated[
         int | None, typer.Option(help="Steps of the attack without EOT; as many as with it if absent.")
     ] = None,
+    inaudible: Annotated[
+        int, typer.Option(min=0, help="Steps of a second stage that hides what broke a clip under what it masks.")
+    ] = 0,
     restarts: Annotated[int, typer.Option(help="Runs from other starts.")] = 1,
     loss: Annotated[str | None, typer.Option(help="margin, ce, dlr; bce, label-margin for many labels.")] = None,
     schedule: Annotated[str, typer.Option(help="auto, apgd, cosine or constant.")] = "auto",
@@ -79,6 +82,7 @@ def air(
         keep_steps=keep_steps,
         situations=1 if check else situations,
         plain_steps=1 if check else plain_steps,
+        inaudible=options.hiding(inaudible, check),
         target=target,
         batch_size=batch_size,
         seed=seed,

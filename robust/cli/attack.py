@@ -51,6 +51,9 @@ def attack(
     audio: Annotated[Path | None, typer.Option(help="Attack this one recording instead of a data set.")] = None,
     label: Annotated[str | None, typer.Option(help="Its class; the model's own prediction if absent.")] = None,
     steps: Annotated[int, typer.Option(help="Gradient steps.")] = 40,
+    inaudible: Annotated[
+        int, typer.Option(min=0, help="Steps of a second stage that hides what broke a clip under what it masks.")
+    ] = 0,
     restarts: Annotated[int, typer.Option(help="Runs; each works on what is left.")] = 1,
     loss: Annotated[str | None, typer.Option(help="margin, ce, dlr; bce, label-margin for many labels.")] = None,
     schedule: Annotated[str, typer.Option(help="auto, apgd, cosine or constant.")] = "auto",
@@ -115,6 +118,7 @@ def attack(
         support=None if cut else allowed,
         cut=allowed if cut else None,
         rescale=rescale,
+        inaudible=options.hiding(inaudible, check),
         config=config,
         target=target,
         success=success,

@@ -26,6 +26,7 @@ def _facts() -> dict[str, Any]:
 
     from robust.data.cache import cache_dir
     from robust.evaluation.store import git_revision, versions
+    from robust.metrics.perceptual_extra import extras_told
     from robust.victims import list_victims, load_victim
     from robust.victims.loading import embedded_weights
 
@@ -41,6 +42,7 @@ def _facts() -> dict[str, Any]:
         "bf16": "yes" if torch.cuda.is_available() or _cpu_bf16() else "slow on this processor",
         "cache": f"{cache} ({'writable' if os.access(existing, os.W_OK) else 'NOT writable: set ROBUST_CACHE'})",
         "weights": f"{len(embedded)} embedded: {', '.join(embedded)}",
+        "perceptual": extras_told(),
         "gradients": f"reach the input of {load_victim('ast').spec.name}" if "ast" in embedded else "not probed",
     }
 

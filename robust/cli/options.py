@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from attacks.inaudible import Inaudible
 
 Model = Annotated[str, typer.Option(help="A name from `robust victims`, or FILE.py:FACTORY for your own.")]
 Weights = Annotated[str | None, typer.Option(help="Checkpoint, folder or hub id; the embedded weights if absent.")]
@@ -23,6 +26,13 @@ DataOptions = Annotated[
     list[str] | None, typer.Option("--data-option", help="NAME=VALUE of the data set, as often as needed: esc10=true.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def hiding(steps: int, check: bool) -> Inaudible | None:
+    """The second stage of an attack, of so many steps; none with 0."""
+    from attacks.inaudible import Inaudible
+
+    return Inaudible(steps=1 if check else steps) if steps else None
 
 
 def data_options(fold: int | None, given: list[str] | None = None) -> dict[str, Any]:

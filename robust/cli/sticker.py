@@ -60,7 +60,7 @@ def sticker(
     victim = load_victim(model, weights=weights, device=device)
     told = options.data_options(fold, data_option)
     opened = {name: load_data(data, split=name, root=root, **told) for name in {fit_split, split}}
-    run = home.stickers(
+    run = home.sticker(
         victim,
         opened[fit_split],
         opened[split],

@@ -60,7 +60,7 @@ def _jpeg(frame: NDArray[np.uint8], quality: int) -> NDArray[np.float32]:
     file = io.BytesIO()
     Image.fromarray(frame if frame.shape[2] == 3 else frame[..., 0]).save(file, "JPEG", quality=quality)
     with Image.open(file) as image:
-        return np.asarray(image, dtype=np.float32).reshape(frame.shape) / 255
+        return np.asarray(image, dtype=np.float32).reshape(frame.shape) / np.float32(255)
 
 
 def darkness(factor: float, sample_rate: int) -> Transform:

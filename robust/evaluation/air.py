@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.eot import Expectation
+from attacks.eot import Expectation, ExpectedOracle
 from attacks.errors import ThreatModelError
 from attacks.gradients import Oracle, Victim
 from attacks.losses import Goal, find_loss
@@ -181,21 +181,32 @@ class OverTheAir:
         config = replace(self.attack.config, stop_when_broken=False)
         config = replace(config, steps=self.plain_steps or config.steps)
         generators = generators_for(seed, batch.ids, self.attack.name)
-        return pgd(
-            victim, batch.inputs, goal, self.attack.threat, config=config, valid=batch.valid, generators=generators
-        )
+        threat, valid = self.attack.threat, batch.valid
+        found = pgd(victim, batch.inputs, goal, threat, config=config, valid=valid, generators=generators)
+        if self.attack.inaudible is not None:
+            oracle = Oracle(victim, len(batch), goal.labels.device)
+            self.attack.hidden(oracle, victim, batch.inputs, goal, threat, valid, found)
+        return found
 
     def _eot(self, victim: Victim, batch: Batch, goal: Goal, seed: int) -> AttackResult:
-        return pgd(
+        threat, valid = self.attack.threat, batch.valid
+        generators = generators_for(seed, batch.ids, self.name)
+        expectation = Expectation(self.train, self.draws, self.keep_steps, self.modality)
+        found = pgd(
             victim,
             batch.inputs,
             goal,
-            self.attack.threat,
+            threat,
             config=self.attack.config,
-            valid=batch.valid,
-            generators=generators_for(seed, batch.ids, self.name),
-            expectation=Expectation(self.train, self.draws, self.keep_steps, self.modality),
+            valid=valid,
+            generators=generators,
+            expectation=expectation,
         )
+        if self.attack.inaudible is not None:
+            device = goal.labels.device
+            oracle = ExpectedOracle(victim, len(batch), device, None, expectation, generators, valid)
+            self.attack.hidden(oracle, victim, batch.inputs, goal, threat, valid, found)
+        return found
 
     def _random(self, batch: Batch, seed: int) -> Tensor:
         """A full step along Gaussian noise: a random corner of the linf ball, a random point of the others' surface."""

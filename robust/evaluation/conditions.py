@@ -14,14 +14,16 @@ from torch import Tensor
 
 from attacks.audit import ORDERS
 from attacks.errors import ThreatModelError, unknown
-from attacks.gradients import Oracle, Victim
+from attacks.gradients import Oracle, Victim, frozen
+from attacks.inaudible import Inaudible, hide
 from attacks.joint import Packing
 from attacks.losses import Goal, label_appears, top_label_gone
 from attacks.perturbations import truncate
-from attacks.pgd import PGD, AttackResult, pgd
+from attacks.pgd import PGD, AttackResult, around, pgd
 from attacks.projections import lengths
 from attacks.supports import Support, out_of_support
 from attacks.threat import Ball
+from robust.channels import spec_of
 from robust.evaluation.perception import heard
 from robust.seeds import generators_for
 from robust.types import Batch, Outcome
@@ -78,6 +80,7 @@ class Attack:
         packing: How modalities were packed into `joint`, so that records tell of each.
         cut: Cut the perturbation of the one modality attacked down to this support afterwards (methods.md 1.4).
         rescale: After a cut, scale what is left up to the radius.
+        inaudible: A second stage on the one waveform attacked: what broke a clip is hidden under what the clip masks.
     """
 
     threat: Mapping[str, Ball]
@@ -88,6 +91,7 @@ class Attack:
     packing: Packing | None = None
     cut: Support | None = None
     rescale: bool = False
+    inaudible: Inaudible | None = None
 
     def __post_init__(self) -> None:
         if self.success is not None and self.success not in SUCCESS:
@@ -98,6 +102,8 @@ class Attack:
             )
         if self.cut is not None and len(self.threat) > 1:
             raise ThreatModelError("A cut belongs to one modality; attack that one alone.")
+        if self.inaudible is not None and (len(self.threat) > 1 or self.packing is not None or self.cut is not None):
+            raise ThreatModelError("What is to be inaudible is one waveform, attacked alone and without a cut.")
 
     def describe(self) -> dict[str, Any]:
         """Budget and settings."""
@@ -110,6 +116,8 @@ class Attack:
             told["scale"] = {name: self.packing.scale_of(name) for name in self.packing.shapes}
         if self.cut is not None:
             told |= {"cut": repr(self.cut), "rescale": self.rescale}
+        if self.inaudible is not None:
+            told["inaudible"] = asdict(self.inaudible)
         return told
 
     def goal(self, labels: Tensor, clean_logits: Tensor | None = None) -> Goal:
@@ -154,6 +162,8 @@ class Attack:
         balls = {name: _rows_of(ball, rows) for name, ball in self.threat.items()}
         generators = generators_for(seed, chosen, self.name)
         found = pgd(victim, inputs, goal, balls, config=self.config, valid=valid, generators=generators)
+        if self.inaudible is not None:
+            self.hidden(Oracle(victim, len(rows), rows.device), victim, inputs, goal, balls, valid, found)
         if self.cut is not None:
             (name, ball), *_ = balls.items()
             kept = replace(ball, support=self.cut)
@@ -162,6 +172,29 @@ class Attack:
             )
             found.broken = goal.broken(oracle.logits(found.inputs, every))
         return found
+
+    def hidden(
+        self,
+        oracle: Oracle,
+        victim: Victim,
+        inputs: Mapping[str, Tensor],
+        goal: Goal,
+        threat: Mapping[str, Ball],
+        valid: Mapping[str, Tensor],
+        found: AttackResult,
+    ) -> None:
+        """The second stage, on what the first one found; `found` is changed.
+
+        Raises:
+            ThreatModelError: If the victim does not say at what rate it hears.
+        """
+        modality = next(iter(threat))
+        rate = spec_of(victim, "an inaudible attack").sample_rate
+        region = around(inputs, threat, valid)[modality]
+        with frozen(victim):
+            result = hide(oracle, found.inputs, goal, region, rate, modality=modality, config=self.inaudible)
+        found.inputs, found.broken = result.inputs, result.broken
+        found.forwards, found.backwards = found.forwards + result.forwards, found.backwards + result.backwards
 
     def apply(self, victim: Victim, batch: Batch, clean_logits: Tensor, seed: int) -> Outcome:
         """Adversarial inputs with their audit; clips that were not attacked stay as they are."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 AUDIO = "audio"
 
 
-def heard(victim: Victim, batch: Batch, changed: dict[str, Tensor], prefix: str = "") -> dict[str, list[float | None]]:
-    """Figures of every clip whose sound was changed, by `robust.metrics.perceptual`; None for the others.
+def heard(victim: Victim, batch: Batch, changed: dict[str, Tensor], prefix: str = "") -> dict[str, list[float]]:
+    """Figures of every clip whose sound was changed, by `robust.metrics.perceptual`; NaN for the others.
 
     Nothing where no waveform is attacked, or the victim does not say at what rate it hears.
     """
@@ -28,14 +28,14 @@ def heard(victim: Victim, batch: Batch, changed: dict[str, Tensor], prefix: str 
         return {}
     moved = (before != after).any(dim=1)
     rows = moved.nonzero()[:, 0]
-    columns: dict[str, list[float | None]] = {prefix + name: [None] * len(before) for name in COLUMNS}
+    columns = {prefix + name: [math.nan] * len(before) for name in COLUMNS}
     if len(rows) == 0:
         return columns
     valid = batch.valid[AUDIO].expand_as(before)
     found = perceptual_table(before[rows], after[rows], valid[rows], spec.sample_rate)
     for name in COLUMNS:
         for row, value in zip(rows.tolist(), found[name], strict=True):
-            columns[prefix + name][row] = value
+            columns[prefix + name][row] = math.nan if value is None else value
     return columns
 
 

@@ -46,11 +46,11 @@ def draw_corruptions(summary: Mapping[str, Any], *, title: str = "") -> Figure:
     if any(figures.get(name, {}).get("ce") is not None for name in rows):
         sides.append(("CE", [_ratio(figures.get(name, {}).get("ce")) for name in rows]))
     with styled():
-        figure = blank(PAGE_INCHES * 0.72, AROUND_INCHES + ROW_INCHES * len(rows))
+        figure = blank(PAGE_INCHES * 0.72, AROUND_INCHES + ROW_INCHES * max(len(rows), 3))
         axes = figure.subplots()
         _field(axes, field)
         _labels(axes, list(rows.items()), severities)
-        _beside(axes, sides, len(severities))
+        _beside(axes, sides)
         clean, metric = summary["clean"], metric_word(summary["clean"]["metric"])
         told = _percent(clean["score"])
         axes.set_title(title or f"{summary['victim']}: {metric} in %, {told} on clean clips", pad=24)
@@ -106,13 +106,25 @@ def _labels(axes: Axes, rows: Sequence[tuple[str, str]], severities: Sequence[in
             first = place
 
 
-def _beside(axes: Axes, sides: Sequence[tuple[str, Sequence[str]]], columns: int) -> None:
+def _beside(axes: Axes, sides: Sequence[tuple[str, Sequence[str]]]) -> None:
     """Columns of numbers to the right of the field."""
+
+    def write(text: str, row: float, number: int, **how: Any) -> None:
+        axes.annotate(
+            text,
+            (1, row),
+            xycoords=("axes fraction", "data"),
+            xytext=(16 + 28 * number, 0),
+            textcoords="offset points",
+            ha="center",
+            fontsize=SMALLEST_POINTS,
+            **how,
+        )
+
     for number, (name, values) in enumerate(sides):
-        place = columns - 0.1 + 0.75 * number
-        axes.annotate(name, (place, -0.62), ha="center", va="bottom", annotation_clip=False, fontsize=SMALLEST_POINTS)
+        write(name, -0.6, number, va="bottom")
         for row, text in enumerate(values):
-            axes.annotate(text, (place, row), ha="center", va="center", annotation_clip=False, fontsize=SMALLEST_POINTS)
+            write(text, row, number, va="center")
 
 
 def _short(name: str, most: int = 26) -> str:

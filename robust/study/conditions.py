@@ -106,6 +106,7 @@ class AttackKind(Optimised):
     mels: Pair | None = None
     cut: bool = False
     rescale: bool = False
+    inaudible: int = Field(0, ge=0)
     target: str | None = None
     success: Success | None = None
     checks: bool = True
@@ -204,6 +205,7 @@ class AirKind(Optimised):
     keep_steps: int = Field(1, ge=1)
     situations: int = Field(20, ge=1)
     plain_steps: int | None = Field(None, ge=1)
+    inaudible: int = Field(0, ge=0)
     target: str | None = None
     checks: bool = True
 
@@ -306,4 +308,6 @@ def shortened(condition: Condition) -> Condition:
         short["checks"] = False
     if isinstance(condition, AirKind) and condition.plain_steps is not None:
         short["plain_steps"] = 1
+    if getattr(condition, "inaudible", 0):
+        short["inaudible"] = 1
     return condition.model_copy(update=short)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from attacks.inaudible import Inaudible
 from attacks.joint import JOINT
 from attacks.pgd import PGD
 from attacks.universal import Universal
@@ -142,6 +143,7 @@ def _attack(cell: Opened) -> None:
         support=None if asked.cut else allowed,
         cut=allowed if asked.cut else None,
         rescale=asked.rescale,
+        inaudible=_hiding(asked.inaudible),
         target=asked.target,
         success=asked.success,
     )
@@ -221,9 +223,15 @@ def _air(cell: Opened) -> None:
         keep_steps=asked.keep_steps,
         situations=asked.situations,
         plain_steps=asked.plain_steps,
+        inaudible=_hiding(asked.inaudible),
         target=asked.target,
         **_optimised(cell, asked),
     )
+
+
+def _hiding(steps: int) -> Inaudible | None:
+    """The second stage of an attack; none without steps."""
+    return Inaudible(steps=steps) if steps else None
 
 
 def _universal(cell: Opened) -> None:

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 from attacks.errors import RobustError, ThreatModelError
 from attacks.sticker import STILL, Stickers, Views, printable, random_stickers, stuck
 from attacks.sticker_search import StickerSearch
-from robust.cli.sticker import sticker
+from robust.cli.sticker import sticker as command
 from robust.data.one_class import OneClass
 from robust.errors import DataError, StoreError, VictimError
 from robust.evaluation.engine import AlignedData
 from robust.evaluation.stickers import Wearing, fit_blend, sticker_rates, stickers_dict, stickers_from
 from robust.evaluation.store import Store
-from robust.stickers import StickerRun, enlarged, stickers
+from robust.stickers import StickerRun, enlarged, sticker
 from robust.types import Clip, Dataset, VictimSpec
 from robust.victims import Victim
 
@@ -84,7 +84,7 @@ class Pictures(Dataset):
 
 def run(**given: Any) -> StickerRun:
     settings = {"source": "neither", "target": "red", "config": SEARCH} | given
-    return stickers(victim(), Pictures("train"), Pictures("test"), **settings)
+    return sticker(victim(), Pictures("train"), Pictures("test"), **settings)
 
 
 def test_a_run_breaks_clips_it_never_saw_where_random_dots_do_not(tmp_path: Path) -> None:
@@ -233,15 +233,15 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         with pytest.raises(kind, match=said):
             run(**given)
     with pytest.raises(VictimError, match="many labels"):
-        stickers(victim("multilabel"), Pictures("train"), Pictures("test"), source="neither")
+        sticker(victim("multilabel"), Pictures("train"), Pictures("test"), source="neither")
     deaf = Victim.wrap(nn.Linear(20, 3), sample_rate=100, clip_seconds=0.2, labels=LABELS, name="blind")
     with pytest.raises(VictimError, match="sees video"):
-        stickers(deaf, Pictures("train"), Pictures("test"), source="neither")
+        sticker(deaf, Pictures("train"), Pictures("test"), source="neither")
 
 
 def test_the_command_prints_rates_and_json() -> None:
     app = typer.Typer()
-    app.command()(sticker)
+    app.command()(command)
     words = ["--source", "siren", "--data-option", "clips=32", "--check"]
     told = CliRunner().invoke(app, [*words, "--target", "car"])
     assert told.exit_code == 0, told.output
