@@ -70,7 +70,7 @@ def curve(
         raise typer.BadParameter(f"--norm, --scale and --unit are of attacks, not of --against {against}")
     if plot is not None and plot.suffix.lstrip(".") not in PICTURES:
         raise typer.BadParameter(f"--plot takes a file that ends in {', '.join('.' + end for end in PICTURES)}")
-    named = _named(model or ["ast"], weights)
+    named = options.named_models(model or ["ast"], weights)
     victims = {name: load_victim(one, weights=path, device=device) for name, (one, path) in named.items()}
     chosen = load_data(
         data, split=split, root=root, limit=1 if check else limit, **options.data_options(fold, data_option)
@@ -120,22 +120,6 @@ def curve(
         found.append((measured.named(name), place))
     _write(folder, [one for one, _ in found], threshold, plot)
     _print(found, folder, threshold, as_json)
-
-
-def _named(models: list[str], weights: list[str] | None) -> dict[str, tuple[str, str | None]]:
-    """Name of each line -> model and weights; the same model with two weights is two lines."""
-    given = weights or ["embedded"] * len(models)
-    if len(given) != len(models):
-        raise typer.BadParameter(f"--weights once for each --model; given {len(given)} for {len(models)}")
-    found: dict[str, tuple[str, str | None]] = {}
-    for model, path in zip(models, given, strict=True):
-        own = None if path == "embedded" else path
-        name = Path(model.rpartition("/")[2]).name.replace(":", "-")
-        name = name if name not in found else f"{name}-{Path(path).stem}"
-        if name in found or (model, own) in found.values():
-            raise typer.BadParameter(f"--model {model} is given twice with the same weights")
-        found[name] = (model, own)
-    return found
 
 
 def _levels(given: list[str] | None, norms: list[str]) -> dict[str, list[float] | None]:

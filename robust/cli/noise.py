@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robust.cli import options
-from robust.cli.curve import _named as named_models
 
 if TYPE_CHECKING:
     from robust.corruption_run import NoiseRun
@@ -60,7 +59,7 @@ def noise(
     if list_:
         _print_list(as_json)
         return
-    named = named_models(model or ["ast"], weights)
+    named = options.named_models(model or ["ast"], weights)
     severities = _severities(severity)
     asked = corruption or ["all"]
     victims = {name: load_victim(one, weights=path, device=device) for name, (one, path) in named.items()}

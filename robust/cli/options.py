@@ -28,6 +28,22 @@ DataOptions = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
+def named_models(models: list[str], weights: list[str] | None) -> dict[str, tuple[str, str | None]]:
+    """Name of each line -> model and weights; the same model with two weights is two lines."""
+    given = weights or ["embedded"] * len(models)
+    if len(given) != len(models):
+        raise typer.BadParameter(f"--weights once for each --model; given {len(given)} for {len(models)}")
+    found: dict[str, tuple[str, str | None]] = {}
+    for model, path in zip(models, given, strict=True):
+        own = None if path == "embedded" else path
+        name = Path(model.rpartition("/")[2]).name.replace(":", "-")
+        name = name if name not in found else f"{name}-{Path(path).stem}"
+        if name in found or (model, own) in found.values():
+            raise typer.BadParameter(f"--model {model} is given twice with the same weights")
+        found[name] = (model, own)
+    return found
+
+
 def hiding(steps: int, check: bool) -> Inaudible | None:
     """The second stage of an attack, of so many steps; none with 0."""
     from attacks.inaudible import Inaudible
