@@ -48,7 +48,7 @@ class PGD:
         sparsity: Share of coordinates moved by a constant or cosine L1 step.
         stop_when_broken: Whether broken examples leave the batch; when None, yes for one label a clip and no for many,
             where the score (mAP) goes on falling after the clip is broken.
-        keep: `best` point of each example, or `last` as in torchattacks.
+        keep: `best` point of each example, or `last` as in torchattacks (of several restarts, the best last one).
         search_dtype: `torch.bfloat16` searches in low precision; every success is confirmed in full precision.
     """
 
@@ -143,8 +143,8 @@ def pgd(
             batched; seeded 0 to B - 1 when absent.
         start: Modality -> (B, ...) start of the first run, projected into the budget; overrides `random_start`.
         expectation: Attack what is heard through a random channel, in expectation (EOT), instead of the inputs as they
-            are. No example is finished then, and with fixed steps the last point is kept: of many noisy losses the
-            best is the luckiest.
+            are. No example is finished then, and with fixed steps the last point of a run is kept: of many noisy
+            losses the best is the luckiest.
 
     Raises:
         ThreatModelError: If a budget names a modality that is not in `inputs`, or cannot hold for them.
@@ -231,7 +231,8 @@ def _run(oracle: Oracle, walk: Walk, config: PGD, result: AttackResult, *, stopp
             logits, losses, gradient = oracle.gradients(walk.inputs(), walk.goal, loss, walk.rows, walk.regions)
         walk.arrive(losses, gradient)
         broken = _confirmed(oracle, walk, logits, full_precision=last or oracle.search_dtype is None)
-        _note(walk, losses, broken, result, keep_last=config.keep == "last" and last)
+        if config.keep == "best" or last or stopping:
+            _note(walk, losses, broken, result, keep_last=config.keep == "last", last=last)
         result.trace[walk.rows, step:] = walk.best_loss[:, None]
         if last:
             break
@@ -257,12 +258,15 @@ def _confirmed(oracle: Oracle, walk: Walk, logits: Tensor, *, full_precision: bo
     return broken.index_put((claimed,), sure)
 
 
-def _note(walk: Walk, losses: Tensor, broken: Tensor, result: AttackResult, *, keep_last: bool) -> None:
-    """Keeps the present point where it beats the one kept: a broken one over an unbroken, then the higher loss."""
+def _note(walk: Walk, losses: Tensor, broken: Tensor, result: AttackResult, *, keep_last: bool, last: bool) -> None:
+    """Keeps the present point where it beats the one kept: a broken one over an unbroken, then the higher loss.
+
+    With `keep_last` only the last point of a run counts, or that at which it stops, and the first run's in any case.
+    """
     before, best = result.broken[walk.rows], result.loss[walk.rows]
     better = (broken & ~before) | ((broken == before) & (losses > best))
     if keep_last:
-        better = torch.ones_like(better)
+        better = better | ~(best > -torch.inf) if last else better & broken
     if len(walk) == len(result.loss) and bool(better.all()):
         for name, point in walk.point.items():
             result.inputs[name].copy_(point)

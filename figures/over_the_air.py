@@ -15,6 +15,7 @@ from robust.plots import script
 from robust.plots.air import PLACES, VERSIONS, AirPanel, draw_air
 from robust.plots.bars import Bar
 from robust.plots.script import OUT, Dpi, Out, StoreFolder
+from robust.plots.style import NORMS
 
 if TYPE_CHECKING:
     from robust.study.store import CellRun
@@ -43,7 +44,9 @@ def _panel(cell: CellRun) -> AirPanel:
                 if place != "no_channel":
                     rooms[group, series] = success_by_room(records, version, place)
         threat = next(iter(told["threat"].values()))
-        title = f"{cell.victim}, {cell.data}: {threat['norm']} {threat['radius_amplitude']:g}"
+        title = (
+            f"{cell.victim}, {cell.data}: {NORMS.get(threat['norm'], threat['norm'])} {threat['radius_amplitude']:g}"
+        )
     return AirPanel(title, bars, rooms)
 
 

@@ -116,16 +116,20 @@ def load_bank(
             row[: len(samples)] = samples
         return responses, [row for _, row in found]
 
-    responses, table = cached({"bank": settings, "train": train, "held_out": held_out}, make)
+    key: dict[str, Any] = {"bank": settings, "train": train, "held_out": held_out}
+    if chosen.size_step_m:
+        key["split_by"] = "sorted sides"  # once it was the sides as they stand
+    responses, table = cached(key, make)
     check_apart(table)
     both = torch.from_numpy(responses)
     return RoomBank(both[:train], both[train:], sample_rate, tuple(table), settings)
 
 
 def check_apart(table: Sequence[dict[str, Any]]) -> None:
-    """Raises `AssertionError` if a size or a seed is in both splits; they are drawn so that none can be."""
+    """Raises `AssertionError` if a size, turned or not, or a seed is in both splits; drawn so that none can be."""
     for key in ("size_m", "seed"):
-        sides = [{str(row[key]) for row in table if row["split"] == split} for split in SPLITS]
+        told = [(row["split"], sorted(row[key]) if key == "size_m" else row[key]) for row in table]
+        sides = [{str(value) for split, value in told if split == side} for side in SPLITS]
         if sides[0] & sides[1]:
             raise AssertionError(f"training and held-out rooms share {key}: {sorted(sides[0] & sides[1])[:3]}")
 

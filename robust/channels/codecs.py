@@ -36,7 +36,8 @@ class Codec(Converter):
     Args:
         sample_rate: Hz.
         codec: `mp3` (LAME), `opus` (libopus) or `aac` (FFmpeg's own).
-        kbps: Bit rate in kbit/s, or several to choose from: mp3 8 to 320, opus 6 to 510, aac 8 to 512.
+        kbps: Bit rate in kbit/s, or several to choose from: mp3 8 to 320, opus 6 to 256 (libopus allows no more
+            a channel), aac 8 to 512.
         surrogate: `identity` or `band`.
 
     Raises:

@@ -42,7 +42,7 @@ class Coding:
 
 CODINGS = {
     "mp3": Coding("mp3", "libmp3lame", ("mp3float", "mp3"), _MP3_RATES, (8, 320)),
-    "opus": Coding("opus", "libopus", ("libopus", "opus"), (8000, 12_000, 16_000, 24_000, 48_000), (6, 510)),
+    "opus": Coding("opus", "libopus", ("libopus", "opus"), (8000, 12_000, 16_000, 24_000, 48_000), (6, 256)),
     "aac": Coding("aac", "aac", ("aac",), _AAC_RATES, (8, 512)),
 }
 
@@ -62,11 +62,11 @@ def round_trip(sound: NDArray[np.float32], sample_rate: int, coding: Coding, kbp
 
 
 def realised_kbps(sound: NDArray[np.float32], sample_rate: int, coding: Coding, kbps: float) -> float:
-    """Bits of all packets over the time that they last, in kbit/s."""
+    """Bits of all packets over the time that they last, in kbit/s; NaN where the sound is too short for any."""
     rate = coding.rate_for(sample_rate)
     packets, encoder = _encoded(_resampled(sound, sample_rate, rate), coding, rate, kbps)
     seconds = len(packets) * encoder.frame_size / rate
-    return float(sum(packet.size for packet in packets) * 8 / seconds / 1000)
+    return float(sum(packet.size for packet in packets) * 8 / seconds / 1000) if seconds else float("nan")
 
 
 @lru_cache(maxsize=256)

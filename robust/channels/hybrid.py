@@ -37,7 +37,7 @@ def hybrid_rendered(
     import pyroomacoustics as pra
 
     material = pra.Material(energy_absorption=1 - reflection**2)
-    with _settings(num_threads=1, rir_hpf_enable=False) as constants:
+    with own_settings(num_threads=1, rir_hpf_enable=False) as constants:
         pra.random.seed(seed)
         room = pra.ShoeBox(
             size, fs=sample_rate, materials=material, max_order=FIRST_ORDER, ray_tracing=True, air_absorption=False
@@ -56,7 +56,7 @@ def hybrid_rendered(
 
 
 @contextmanager
-def _settings(**values: object) -> Iterator[Any]:
+def own_settings(**values: object) -> Iterator[Any]:
     """Settings of pyroomacoustics within it, and what they were after."""
     from pyroomacoustics.parameters import constants
 

@@ -134,6 +134,8 @@ def _first_mistake(error: ValidationError, source: LinedYaml) -> RobustError:
         return source.error(place, f"this channel has no kind. Allowed: {', '.join(sorted(ENTRIES))}.")
     if found["type"] == "union_tag_invalid":
         return source.error((*place, "kind"), unknown("kind of channel", given.get("kind"), ENTRIES))
+    if found["type"] == "missing" and isinstance(place[-1], int):
+        return source.error(place[:-1], f"{'.'.join(map(str, place[:-1]))}: two numbers make a range; given {given!r}.")
     if found["type"] == "missing":
         return source.error(place[:-1], f"{where} the key {place[-1]!r} is missing.")
     if found["type"] == "literal_error" and isinstance(given, str):

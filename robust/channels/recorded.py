@@ -79,8 +79,8 @@ def load_recorded(
 
     Raises:
         ThreatModelError: If the split or the share cannot be.
-        DataError: If the folder cannot be read or holds no audio, too few files to hold one out, or one that cannot be
-            read or is silent.
+        DataError: If the folder cannot be read or holds no audio, too few files to hold one out, one that cannot be read
+            or is silent, or the same recording on both sides of the split.
     """
     if split is not None and split not in SPLITS:
         raise ThreatModelError(unknown("split of recordings", split, SPLITS))
@@ -93,6 +93,7 @@ def load_recorded(
         if len(names) < 2:
             raise DataError(f"{root} holds one recording; there must be two or more to hold one out.")
         count = min(max(1, round(held_out * len(names))), len(names) - 1)
+        _check_apart(paths, names[:count], names[count:])
         names = names[:count] if split == "held-out" else names[count:]
     seen = tuple((name, str(paths[name]), *_state(paths[name])) for name in names)
     return _loaded(str(root), seen, sample_rate)
@@ -100,8 +101,33 @@ def load_recorded(
 
 def _state(path: Path) -> tuple[int, int]:
     """Size and time of change of a file."""
-    told = path.stat()
+    try:
+        told = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Mend the link, or take it out.") from error
     return told.st_size, told.st_mtime_ns
+
+
+def _check_apart(paths: dict[str, Path], held_out: list[str], train: list[str]) -> None:
+    """Raises `DataError` if a file is on both sides under two names; only files of one size are compared."""
+    sizes: dict[int, list[str]] = {}
+    for name in held_out:
+        sizes.setdefault(_state(paths[name])[0], []).append(name)
+    digests: dict[str, str] = {}
+
+    def digest(name: str) -> str:
+        if name not in digests:
+            with paths[name].open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests[name]
+
+    for name in train:
+        for other in sizes.get(_state(paths[name])[0], []):
+            if digest(name) == digest(other):
+                raise DataError(
+                    f"{paths[other]} and {paths[name]} are the same recording, one of which would be held out; remove "
+                    "one."
+                )
 
 
 def _audio_files(root: Path) -> dict[str, Path]:

@@ -25,6 +25,9 @@ from robust.errors import StoreError
 VERSION = 1
 """To be raised whenever the same settings give other responses."""
 
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError)
+"""What reading an archive raises where any of its bytes are wrong; the last for flags of methods and passwords."""
+
 Content: TypeAlias = tuple[NDArray[np.float32], list[dict[str, Any]]]
 """Responses (N, L) and a row of JSON for each."""
 
@@ -45,8 +48,8 @@ def cached(settings: Mapping[str, Any], make: Callable[[], Content]) -> Content:
         write_atomically(path, buffer.getvalue())
     except StoreError as error:
         warnings.warn(
-            f"Rooms cannot be cached ({error}); they are simulated again in the next run. Set ROBUST_CACHE to a "
-            "folder that can be written.",
+            f"Rooms cannot be cached in {path.parent} ({error.__cause__ or error}); they are simulated again in the next "
+            "run. Set ROBUST_CACHE to a folder that can be written.",
             stacklevel=3,
         )
     return responses, rows
@@ -63,7 +66,7 @@ def _read(path: Path) -> Content | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             responses, rows = archive["responses"], json.loads(archive["rows"].tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except DAMAGED:
         return None
     whole = responses.ndim == 2 and responses.dtype == np.float32 and len(responses) == len(rows)
     return (responses, rows) if whole else None

@@ -1,7 +1,8 @@
 """Sets of rooms by name, and rooms drawn from them.
 
 Which split a room may be in is decided by its size alone (to the millimetre), for all sets and seeds: a training room
-and a held-out room never have the same one.
+and a held-out room never have the same one. Of sets on a grid, where that may happen, it is decided by the sides in
+ascending order, so that a room turned on its side is not held out from itself.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from robust.seeds import derived_seed
 SPLITS = ("train", "held-out")
 HELD_OUT_ONE_IN = 4
 DRAWS, REDRAWS = 2000, 60
+LEAST_APART_M = 1e-3
 
 Range = tuple[float, float]
 
@@ -63,12 +65,26 @@ class RoomSet:
             raise ThreatModelError(f"The rooms {self.name!r} need either a range of RT60 or an absorption.")
         if self.rt60_s is not None:
             _check_range(f"The RT60 of the rooms {self.name!r}", self.rt60_s, "seconds")
+        self._check_grids()
         inner = [ends[1] - 2 * self.from_wall_m for ends in (self.x_m, self.y_m, self.z_m)]
-        if self.from_wall_m < 0 or min(inner) < 0 or math.hypot(*inner) <= self.apart_m:
+        if min(inner) < 0 or math.hypot(*inner) <= self.apart_m:
             raise ThreatModelError(
                 f"No room of {self.name!r} holds two places {self.apart_m:g} m apart and {self.from_wall_m:g} m from "
                 "all walls; make rooms larger, or from_wall_m or apart_m smaller."
             )
+
+    def _check_grids(self) -> None:
+        for name in ("size_step_m", "place_step_m", "from_wall_m", "apart_m"):
+            length = getattr(self, name)
+            if math.isnan(length) or length < 0:
+                raise ThreatModelError(f"{name} of the rooms {self.name!r} must be metres from 0; given {length}.")
+        for side, (low, high) in (("x_m", self.x_m), ("y_m", self.y_m), ("z_m", self.z_m)):
+            first, last = _steps(low, high, self.size_step_m) if self.size_step_m else (0, 0)
+            if first > last:
+                raise ThreatModelError(
+                    f"{side} of the rooms {self.name!r} has no multiple of {self.size_step_m:g} m in it; given "
+                    f"{(low, high)}. Widen it, or make size_step_m smaller."
+                )
 
     @property
     def one_size(self) -> bool:
@@ -83,6 +99,11 @@ class RoomSet:
 def _check_range(what: str, ends: Range, unit: str) -> None:
     if len(ends) != 2 or not all(math.isfinite(end) for end in ends) or not 0 < ends[0] <= ends[1]:
         raise ThreatModelError(f"{what} must be (lowest, highest) in {unit}, above 0; given {ends}.")
+
+
+def _steps(low: Any, high: Any, step: float) -> tuple[Any, Any]:
+    """The first and the last multiple of `step` from `low` to `high`, in steps; none where the last is below."""
+    return np.ceil(np.divide(low, step) - 1e-9).astype(int), np.floor(np.divide(high, step) + 1e-9).astype(int)
 
 
 SHORTEST_RT60_S = 0.2
@@ -138,7 +159,8 @@ def draw_geometry(rooms: RoomSet, generator: np.random.Generator, split: str | N
     low, high = np.transpose([rooms.x_m, rooms.y_m, rooms.z_m])
     for _ in range(DRAWS):
         size = _uniform(generator, low, high, rooms.size_step_m)
-        if split is not None and not rooms.one_size and split_of(_place(size)) != split:
+        told_by = np.sort(size) if rooms.size_step_m else size
+        if split is not None and not rooms.one_size and split_of(_place(told_by)) != split:
             continue
         inner = size - 2 * rooms.from_wall_m
         if (inner < 0).any():
@@ -147,7 +169,8 @@ def draw_geometry(rooms: RoomSet, generator: np.random.Generator, split: str | N
             _uniform(generator, rooms.from_wall_m * np.ones(3), size - rooms.from_wall_m, rooms.place_step_m)
             for _ in range(2)
         )
-        if np.linalg.norm(source - microphone) >= rooms.apart_m:
+        inside = all(((place > 0) & (place < size)).all() for place in (source, microphone))
+        if inside and np.linalg.norm(source - microphone) >= max(rooms.apart_m, LEAST_APART_M):
             return Geometry(_place(size), _place(source), _place(microphone))
     raise ThreatModelError(
         f"The rooms {rooms.name!r} have no size for the split {split!r} in which source and microphone fit; a size is "
@@ -160,7 +183,7 @@ def _uniform(
 ) -> NDArray[np.float64]:
     if step == 0:
         return np.asarray(generator.uniform(low, high).round(3))
-    first, last = np.ceil(low / step - 1e-9).astype(int), np.floor(high / step + 1e-9).astype(int)
+    first, last = _steps(low, high, step)
     return np.asarray(generator.integers(first, np.maximum(last, first), endpoint=True) * step).round(3)
 
 

@@ -23,6 +23,7 @@ from robust.channels.acoustics import Acoustics, Normalisation, acoustics_of
 from robust.channels.bank import RoomBank
 from robust.channels.base import Channel, Parameters, where_valid
 from robust.channels.convolution import Responses, convolve
+from robust.channels.levels import without_padding
 from robust.channels.response_cache import cached
 from robust.channels.simulation import Geometry, Method, simulate
 from robust.seeds import derived_seed
@@ -65,8 +66,7 @@ class Reverberation(Channel):
 
     def forward(self, clips: Tensor, parameters: Parameters, valid: Tensor | None = None) -> Tensor:
         room = parameters["room"]
-        sounding = clips if valid is None else clips * valid
-        heard = self.responses.one_each(sounding, room)
+        heard = self.responses.one_each(without_padding(clips, valid), room)
         if self._unchanged.any():  # an anechoic room rounds nothing
             heard = torch.where(self._unchanged.to(room.device)[room][:, None], clips, heard)
         return where_valid(heard, clips, valid)
@@ -187,11 +187,13 @@ class Room:
             return Outcome(dict(batch.inputs), {**columns, "room_over_range": [0.0] * count})
         found = [room_response(self.geometry(clip, seed), self.rt60_s, spec.sample_rate) for clip in batch.ids]
         # Clip by clip: an FFT rounds a batch otherwise than its rows. What arrives after a clip's end is not heard.
-        pairs = zip(clips, (one.samples[: clips.shape[1]] for one in found), strict=True)
         valid = batch.valid[self.modality].expand_as(clips)
-        heard = torch.cat([convolve(clip[None], response[None].to(clips)) for clip, response in pairs]) * valid
+        sounding = without_padding(clips, valid)
+        pairs = zip(sounding, (one.samples[: clips.shape[1]] for one in found), strict=True)
+        heard = torch.cat([convolve(clip[None], response[None].to(clips)) for clip, response in pairs])
+        heard = torch.where(valid, heard, clips)
         low, high = range_of(spec, self.modality)
-        beyond = ((heard < low) | (heard > high)).double().sum(dim=1) / valid.sum(dim=1).clamp_min(1)
+        beyond = (((heard < low) | (heard > high)) & valid).double().sum(dim=1) / valid.sum(dim=1).clamp_min(1)
         columns = {
             "rt60_s_measured": [one.rt60_s for one in found],
             "drr_db": [one.drr_db for one in found],

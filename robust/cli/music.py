@@ -49,6 +49,8 @@ def music(
 
     ratios = _numbers(smr, ",", "--smr")
     low, *more = _numbers(fit_smr, ":", "--fit-smr")
+    if len(more) > 1:
+        raise typer.BadParameter(f"--fit-smr takes one ratio, or the lowest and the highest; given {fit_smr!r}")
     victim = load_victim(model, weights=weights, device=device)
     told = options.data_options(fold, data_option)
     training = load_data(data, split="train", root=root, limit=16 if check else None, **told)

@@ -1,17 +1,20 @@
 """Waveform transforms of audiomentations: by name as corruptions without severity, and for what ours are built on.
 
-That library draws from the global generators of `random` and NumPy. Here each clip's draw is seeded by the clip's own
-generator, and the global states are put back afterwards, so that nothing outside is changed.
+That library draws from the global generators of `random` and NumPy, and for rooms from pyroomacoustics' own. Here each
+clip's draw is seeded by the clip's own generator, and the global states of the first two are put back afterwards, so
+that nothing outside is changed; pyroomacoustics' cannot be read, and whatever else uses it seeds it first.
 """
 
 from __future__ import annotations
 
 import inspect
 import random
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,10 +38,26 @@ def global_randomness(seed: int) -> Iterator[None]:
         try:
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002
-            yield
+            with _rooms_seeded(seed % 2**32):
+                yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _rooms_seeded(seed: int) -> Iterator[None]:
+    """Within, pyroomacoustics is seeded and uses one thread, whose number changes what it adds up; if it is loaded."""
+    if "pyroomacoustics" not in sys.modules:
+        yield
+        return
+    import pyroomacoustics
+
+    from robust.channels.hybrid import own_settings
+
+    with own_settings(num_threads=1):
+        pyroomacoustics.random.seed(seed)
+        yield
 
 
 def augmented(augmentation: Any, clip: Floats, sample_rate: int, generator: np.random.Generator) -> Floats:
@@ -99,6 +118,7 @@ def augmentation_corruption(name: str, parameters: Mapping[str, Any]) -> Corrupt
         make,
         SNR,
         f"{plain} of audiomentations",
+        told_whole=not any(isinstance(value, str) and Path(value).exists() for value in parameters.values()),
     )
     _try(corruption)
     return corruption

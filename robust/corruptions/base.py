@@ -48,6 +48,7 @@ class Corruption:
         make: From a value and the sample rate to the transform.
         measure: What says how hard a clip was hit, measured anew from what went in and came out.
         summary: One line for tables.
+        told_whole: Whether the name says all there is to know, though it is not registered.
     """
 
     name: str
@@ -58,11 +59,20 @@ class Corruption:
     make: Make
     measure: Measure = SNR
     summary: str = ""
+    told_whole: bool = False
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Inputs that it changes."""
         return ("audio", "video") if self.modality == "audio-visual" else (self.modality,)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether another with its name, parameter and value does the same, so that clips may be kept under them.
+
+        So of registered ones; those of users may be other code under the name that was there before.
+        """
+        return self.told_whole or CORRUPTIONS.get(self.name) is self
 
     @property
     def severities(self) -> tuple[int, ...]:
@@ -159,14 +169,20 @@ def on_clips(function: Callable[[Floats, np.random.Generator], Floats]) -> Trans
 
 
 def on_frames(function: Callable[[Tensor, np.random.Generator], Tensor]) -> Transform:
-    """A transform of videos from what happens to one: (F, C, H, W) float32 in [0, 1] to the same."""
+    """A transform of videos from what happens to one: (F, C, H, W) float32 in [0, 1] to the same.
+
+    Given are the frames from the first that is real to the last; those before and behind stay as they are.
+    """
 
     def transform(inputs: Inputs, valid: Inputs, generators: Sequence[torch.Generator]) -> Inputs:
-        changed = [
-            function(clip, numpy_generator(generator)).clamp(0, 1)
-            for clip, generator in zip(inputs["video"], generators, strict=True)
-        ]
-        return {"video": torch.where(valid["video"].expand_as(inputs["video"]), torch.stack(changed), inputs["video"])}
+        seen = inputs["video"].clone()
+        real = valid["video"].expand_as(seen)
+        for clip, mask, generator in zip(seen, real, generators, strict=True):
+            first, last = span(mask.flatten(1).any(dim=1))
+            if last > first:
+                changed = function(clip[first:last], numpy_generator(generator)).clamp(0, 1)
+                clip[first:last] = torch.where(mask[first:last], changed, clip[first:last])
+        return {"video": seen}
 
     return transform
 

@@ -2,7 +2,7 @@
 
 A file is some clips under one corruption at one severity: an uncompressed archive of NumPy arrays, whose checksums
 tell when it is damaged (it is then made anew), written whole or not at all, and named by a hash of all that decides
-its content. Where a run would not fit into the bound, nothing of it is cached.
+its content. What users define themselves, whose code no hash tells, is not cached. Where a run would not fit into the bound, nothing of it is cached.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import io
 import json
 import os
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 
 from attacks.errors import ThreatModelError
 from robust.atomic import write_atomically
+from robust.channels.response_cache import DAMAGED
 from robust.corruptions.base import Corruption
 from robust.corruptions.rendering import COLUMNS, VERSION, Rendered
 from robust.data.cache import cache_dir
@@ -63,7 +64,7 @@ class CorruptionCache:
         """
         if not limit_gib >= 0:
             raise ThreatModelError(f"The bound of the cache is a number of GiB from 0 (none); given {limit_gib}.")
-        estimate = sum(clips * clip_bytes(corruption, spec) for corruption, _ in cells)
+        estimate = sum(clips * clip_bytes(corruption, spec) for corruption, _ in cells if corruption.lasting)
         told = {"used": False, "estimate_gib": round(estimate / GIB, 3), "limit_gib": limit_gib}
         if estimate > limit_gib * GIB:
             if limit_gib > 0:
@@ -80,9 +81,10 @@ class CorruptionCache:
     ) -> Rendered:
         """What `make` gives, from the disk where it was made before.
 
-        Room for it is made by removing what was used longest ago.
+        Room for it is made by removing what was used longest ago. Corruptions that their name does not tell whole (see
+        `Corruption.lasting`) are made anew.
         """
-        if self.folder is None:
+        if self.folder is None or not corruption.lasting:
             return make()
         path = self.folder / f"{key_of(corruption, severity, spec, ids, self.data)}.npz"
         found = read(path, len(ids))
@@ -95,7 +97,7 @@ class CorruptionCache:
             make_room(self.folder, self.told["limit_gib"] * GIB - len(content))
             write_atomically(path, content)
         except (StoreError, OSError) as error:
-            self.folder = None
+            self.folder, self.told["used"] = None, False
             warnings.warn(f"Corrupted clips are not cached: {error}", stacklevel=2)
         return made
 
@@ -143,9 +145,10 @@ def read(path: Path, clips: int) -> Rendered | None:
         with np.load(path, allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}
         columns = {name: content.pop(f"column_{name}") for name in COLUMNS}
-        os.utime(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except DAMAGED:
         return None
+    with suppress(OSError):  # a cache that others own can be read all the same
+        os.utime(path)
     whole = all(len(value) == clips for value in (*content.values(), *columns.values()))
     return Rendered(content, columns) if whole and content else None
 

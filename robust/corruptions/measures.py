@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,7 +116,8 @@ def black_frames(clean: Values, seen: Values, sample_rate: int) -> float:
 
 def repeated_frames(clean: Values, seen: Values, sample_rate: int) -> float:
     """Share of the frames that show what the frame before them shows."""
-    return float((np.abs(np.diff(seen, axis=0)).reshape(len(seen) - 1, -1).max(axis=1) == 0).sum() / len(seen))
+    alike = [np.array_equal(one, other) for one, other in itertools.pairwise(seen)]
+    return sum(alike) / len(seen)
 
 
 def _stft(clip: Values, size: int, sample_rate: int) -> NDArray[np.complexfloating]:
@@ -140,6 +142,8 @@ def _spectrum(clip: Values, sample_rate: int) -> NDArray[np.float64]:
 
 def _best_warp(before: NDArray[np.float64], after: NDArray[np.float64], factors: NDArray[np.float64]) -> float:
     """The factor f for which `after` at x is most like `before` at x / f; 0 where one of them says nothing."""
+    if not len(before):  # shorter than a step
+        return 0.0
     places = np.arange(len(after), dtype=np.float64)
     best, found = 0.0, 0.0
     for factor in factors:

@@ -22,10 +22,13 @@ def chosen_corruptions(given: str | Iterable[str | Corruption], modalities: Sequ
         modalities: Of the victim.
 
     Raises:
-        ThreatModelError: For an unknown name, a corruption of what the victim does not take, or none at all.
+        ThreatModelError: For an unknown name, a corruption of what the victim does not take or with the name of a
+            registered one, or none at all.
     """
     found: dict[str, Corruption] = {}
     for word in _words([given] if isinstance(given, str) else given):
+        if isinstance(word, Corruption) and CORRUPTIONS.get(word.name, word) is not word:
+            raise ThreatModelError(f"There is another corruption called {word.name!r}; give yours a name of its own.")
         for corruption in [word] if isinstance(word, Corruption) else _meant(word, modalities):
             found.setdefault(corruption.name, corruption)
     if not found:
@@ -47,7 +50,7 @@ def checked_severities(given: Iterable[int]) -> tuple[int, ...]:
         ThreatModelError: If one is not 1 to 5, or there is none.
     """
     wanted = list(given)
-    if not wanted or any(isinstance(one, bool) or one not in SEVERITIES for one in wanted):
+    if not wanted or any(type(one) is not int or one not in SEVERITIES for one in wanted):
         raise ThreatModelError(f"Severities are whole numbers from 1 to 5; given {wanted}.")
     return tuple(sorted(set(wanted)))
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attacks.errors import ThreatModelError
 from robust.corruptions.base import Corruption, span
 from robust.corruptions.measures import PSNR, SNR
 from robust.seeds import generators_for
@@ -80,12 +81,19 @@ def render(
         seed: From which, with the clip's id and the corruption's name, all randomness is derived.
 
     Raises:
-        ThreatModelError: If there is no such severity, or the rate is too low.
+        ThreatModelError: If there is no such severity, the rate is too low, or what comes out is not finite.
     """
     own = {name: clean[name] for name in corruption.modalities}
     masks = {name: valid[name].expand_as(own[name]) for name in own}
     transform = corruption.transform(severity, sample_rate)
     changed = transform(own, masks, generators_for(seed, ids, f"corruption-{corruption.name}"))
+    for name, value in changed.items():
+        whole = value.flatten(1).isfinite().all(dim=1)
+        if not bool(whole.all()):
+            raise ThreatModelError(
+                f"The corruption {corruption.name!r} makes {name} of the clip {ids[int(whole.int().argmin())]!r} NaN or "
+                "infinite; leave the corruption or the clip out."
+            )
     arrays = pack(own, changed)
     kept = unpack(arrays, own)
     rows = [
@@ -131,16 +139,18 @@ def _measured(
     pairs: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
     if "audio" in before:
         pairs["audio"] = sound = _spans(before["audio"], after["audio"], masks["audio"][row])
-        told["snr_db"] = SNR.of(*sound, sample_rate)
+        told["snr_db"] = SNR.of(*sound, sample_rate) if len(sound[1]) else np.nan
         told["silent"] = bool(np.isnan(told["snr_db"]))
         told["over_range"] = float((np.abs(sound[1]) > 1).mean()) if len(sound[1]) else 0.0
     if "video" in before:
-        pairs["video"] = before["video"].numpy(), after["video"].numpy()
-        told["psnr_db"] = PSNR.of(*pairs["video"], sample_rate)
+        pairs["video"] = seen = _spans(before["video"], after["video"], masks["video"][row].flatten(1).any(dim=1))
+        told["psnr_db"] = PSNR.of(*seen, sample_rate) if len(seen[0]) else np.nan
     already = {"snr_db": "snr_db", "psnr_db": "psnr_db"}.get(corruption.measure.name)
-    told["realised"] = (
-        told[already] if already else corruption.measure.of(*pairs[corruption.modalities[0]], sample_rate)
-    )
+    main = pairs[corruption.modalities[0]]
+    if already:
+        told["realised"] = told[already]
+    else:
+        told["realised"] = corruption.measure.of(*main, sample_rate) if len(main[0]) else np.nan
     return told
 
 

@@ -98,8 +98,9 @@ class OverTheAir:
         """The EOT versions without a channel.
 
         Columns: `{version}_no_channel` (bool) and `{version}_{place}` (a list of bool, one for each situation): whether
-        the clip stands, i.e. the attacker has not what he wants. Sizes and perceptual figures of both attacks (those of
-        the plain one begin with `plain_`), passes, and `gradient_noise`.
+        the clip stands, i.e. the attacker has not what he wants (unperturbed: is right there, and not of the target
+        class). Sizes and perceptual figures of both attacks (those of the plain one begin with `plain_`), passes, and
+        `gradient_noise`.
         """
         self._check(victim, batch)
         goal = self.attack.goal(batch.labels, clean_logits)
@@ -108,8 +109,8 @@ class OverTheAir:
         columns: dict[str, Any] = {}
         oracle = Oracle(victim, len(batch), batch.labels.device)
         for version, clips in versions.items():
-            stands = ~goal.broken(oracle.logits({**batch.inputs, self.modality: clips}, _rows(batch)))
-            columns[f"{version}_no_channel"] = stands.cpu().tolist()
+            logits = oracle.logits({**batch.inputs, self.modality: clips}, _rows(batch))
+            columns[f"{version}_no_channel"] = self._stands(version, logits, goal).cpu().tolist()
         for place in PLACES:
             for version, stands in self._heard(oracle, batch, goal, versions, place, seed).items():
                 columns[f"{version}_{place}"] = stands.cpu().tolist()
@@ -236,8 +237,15 @@ class OverTheAir:
                 with torch.no_grad():
                     arrived = heard_through(self.channels[place], sound, drawn, valid)
                 logits = oracle.logits({**batch.inputs, self.modality: arrived}, _rows(batch))
-                stands[version].append(~goal.broken(logits))
+                stands[version].append(self._stands(version, logits, goal))
         return {version: torch.stack(found, dim=1) for version, found in stands.items()}
+
+    def _stands(self, version: str, logits: Tensor, goal: Goal) -> Tensor:
+        """(B,) bool: the attacker has not what he wants; unperturbed clips are worth attacking, too."""
+        stands = ~goal.broken(logits)
+        if version != "unperturbed" or goal.multilabel:
+            return stands
+        return stands & self.attack.eligible(goal.labels, logits)
 
     def _sizes(self, victim: Victim, batch: Batch, found: Mapping[str, AttackResult]) -> dict[str, Any]:
         """Audits and perceptual figures of both attacks."""

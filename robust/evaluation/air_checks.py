@@ -47,7 +47,7 @@ def air_checks(
         found = [check() for check in track(on_clips, "Checks")]
     scores = air_scores(records, seed)
     found += [
-        _stronger(scores),
+        _stronger(scores, records),
         _random_noise(scores),
         checks.audited(records),
         _converged(records, condition),
@@ -71,13 +71,21 @@ def _gradients(subject: Subject, condition: OverTheAir) -> Check:
     )
 
 
-def _stronger(scores: dict[str, Any]) -> Check:
-    """S2: EOT is no weaker where it was made for than an attack made for no channel."""
+def _stronger(scores: dict[str, Any], records: pd.DataFrame) -> Check:
+    """S2: EOT is no weaker where it was made for than an attack made for no channel, but for chance."""
     eot, plain = (scores[version]["train_rooms"]["success"]["score"] for version in ("eot", "plain"))
     if eot is None or plain is None:
         return Check("S2 monotone", "skipped", "no clip stands in any room, attacked or not")
+    error = _gap(records, ("plain", "train_rooms"), ("eot", "train_rooms"))[1]
+    verdict: checks.Verdict = "pass" if eot >= plain else "warn" if plain - eot <= 2 * error else "fail"
     told = f"in training rooms EOT succeeds on {100 * eot:.1f} %, the plain attack on {100 * plain:.1f} %"
-    return Check("S2 monotone", "pass" if eot >= plain else "fail", told)
+    return Check("S2 monotone", verdict, f"{told} (standard error of clips {100 * error:.1f})")
+
+
+def _gap(records: pd.DataFrame, first: tuple[str, str], second: tuple[str, str]) -> tuple[float, float]:
+    """Success of the first (version, place) over the second, and its standard error over clips; infinite for one."""
+    gaps = success_by_clip(records, *first) - success_by_clip(records, *second)
+    return float(gaps.mean()), float(gaps.std(ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else float("inf")
 
 
 def _random_noise(scores: dict[str, Any]) -> Check:
@@ -109,8 +117,7 @@ def _labels(scores: dict[str, Any]) -> Check:
 
 def _unseen(records: pd.DataFrame) -> Check:
     """S17, ours: success in held-out rooms is that in training rooms, beyond two standard errors of the clips."""
-    gaps = success_by_clip(records, "eot", "train_rooms") - success_by_clip(records, "eot", "held_out_rooms")
-    gap, error = float(gaps.mean()), float(gaps.std(ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else float("inf")
+    gap, error = _gap(records, ("eot", "train_rooms"), ("eot", "held_out_rooms"))
     told = f"training rooms {100 * gap:+.1f} points above held-out ones (standard error of clips {100 * error:.1f})"
     return Check("S17 unseen rooms", "warn" if gap > max(2 * error, 0.05) else "pass", told)
 
@@ -138,17 +145,15 @@ def _subject(victim: Victim, data: AlignedData, condition: OverTheAir, records: 
 class _Heard(Victim):
     """A victim behind one draw of a channel."""
 
-    def __init__(
-        self, victim: Victim, modality: str, channel: Channel, drawn: Parameters, valid: Tensor | None
-    ) -> None:
+    def __init__(self, victim: Victim, modality: str, channel: Channel, drawn: Parameters, valid: Tensor) -> None:
         spec: VictimSpec = victim.spec
         super().__init__(spec)
         self.victim, self.modality, self.channel, self.drawn, self.valid = victim, modality, channel, drawn, valid
 
     def forward(self, inputs: Inputs) -> Tensor:
         clips = inputs[self.modality]
-        rows = torch.arange(len(clips), device=clips.device).clamp_max(len(next(iter(self.drawn.values()), clips)) - 1)
+        rows = torch.arange(len(clips), device=clips.device).clamp_max(len(self.valid) - 1)  # lanes repeat the last
         drawn = {name: value[rows] for name, value in self.drawn.items()}
-        valid = None if self.valid is None else self.valid[rows]
+        valid = self.valid[rows]
         logits: Tensor = self.victim({**inputs, self.modality: heard_through(self.channel, clips, drawn, valid)})
         return logits

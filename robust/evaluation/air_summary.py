@@ -18,6 +18,7 @@ from robust.evaluation.air import PLACES, VERSIONS
 from robust.evaluation.summary import finite
 from robust.metrics.classification import Score, wilson
 from robust.metrics.multilabel import percentile_interval
+from robust.seeds import derived_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,9 +153,16 @@ def _ratio(
 
 
 def _ends(won: NDArray[np.float64], counted: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """Interval of a share: Wilson's of clips alone, the pigeonhole bootstrap's of clips and rooms."""
+    """Interval of a share: Wilson's of clips alone, the pigeonhole bootstrap's of clips and rooms.
+
+    Where all pairs or none are won every draw of the bootstrap says the same; then it is Wilson's again, of as many
+    observations as clips or rooms count, whichever are fewer.
+    """
     if won.shape[1] == 1:
         return wilson(int(won.sum()), int(counted.sum()))
+    if won.sum() in (0, counted.sum()):
+        fewer = int(min(counted.any(axis=1).sum(), counted.any(axis=0).sum()))
+        return wilson(fewer if won.any() else 0, fewer)
     return _interval(lambda clips, rooms: _ratio(won, counted, clips, rooms), won.shape, seed)
 
 
@@ -167,7 +175,7 @@ def _interval(
     statistic: Callable[[NDArray[np.float64], NDArray[np.float64]], float], shape: tuple[int, ...], seed: int
 ) -> tuple[float, float]:
     """95 % of the statistic over draws, with replacement, of clips and of situations."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(derived_seed(seed, "pigeonhole"))  # any whole number, -1 too
     clips, rooms = shape
     spread = np.array(
         [

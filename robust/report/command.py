@@ -12,7 +12,12 @@ from robust.report.reading import Run
 
 DROPPED = {"--out": True, "--resume": False, "--json": False, "--by": True}
 """Options that say where a run goes and how it is told, and whether they take a value."""
-UNITS = {"amplitude"}
+SHARED = {
+    "noise": ("--model", "--data", "--split", "--device", "--seed"),
+    "music": ("--model", "--data", "--device", "--seed"),
+    "sticker": ("--model", "--data", "--split", "--device", "--seed"),
+}
+"""Command -> options of `_common` that it has."""
 DTYPES = {"torch.bfloat16": "bf16"}
 
 
@@ -22,23 +27,24 @@ def repeat_command(run: Run) -> str:
     if cell_name(run):
         # Victims and data of a study have names of their own, which no other command knows.
         return str(run.manifest.get("command", "")) if words is None else _joined(*words, {})
-    if run.kind == "attack" and "threat" in run.manifest:
-        verb, given = words if words is not None and words[0] == "attack" else ("attack", [])
-        settings = {**_common(run.manifest), **_attack(run.manifest, run.summary)}
+    if run.kind in ("attack", "air") and "threat" in run.manifest:
+        verb, given = words if words is not None and words[0] == run.kind else (run.kind, [])
+        own = _attack(run.manifest, run.summary) if run.kind == "attack" else _air(run.manifest, run.summary)
+        settings = {**_common(run.manifest), **own}
         if not given:  # made from Python: how much of the data was taken is known by its number alone
             settings["--limit"] = str(run.manifest.get("data", {}).get("clips", ""))
         return _joined(verb, given, settings)
     if run.kind == "change" and words is not None and words[0] == "attack":
         return _joined(*words, _common(run.manifest))
     if words is not None:
-        return _joined(*words, {})
+        return _joined(*words, _shared(run.manifest, words[0]))
     return str(run.manifest.get("command", ""))
 
 
 def was_typed(run: Run) -> bool:
     """Whether `repeat_command` is what was typed, and not made up for a run from Python."""
     words = _words(str(run.manifest.get("command", "")))
-    return words is not None and (bool(cell_name(run)) or run.kind != "attack" or words[0] == "attack")
+    return words is not None and (bool(cell_name(run)) or run.kind not in ("attack", "air") or words[0] == run.kind)
 
 
 def cell_name(run: Run) -> str:
@@ -92,6 +98,25 @@ def _common(manifest: Mapping[str, Any]) -> dict[str, str]:
         "--batch-size": str(manifest.get("batch_size", "")),
         "--device": str(manifest.get("device", "")),
         "--seed": str(manifest.get("seed", "")),
+    }
+
+
+def _shared(manifest: Mapping[str, Any], verb: str) -> dict[str, str]:
+    """Of the options that many commands have, those that this one has."""
+    names = SHARED.get(verb, ())
+    return {name: value for name, value in _common(manifest).items() if name in names} if manifest else {}
+
+
+def _air(manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
+    names = ("--norm", "--eps", "--unit", "--steps", "--restarts", "--loss", "--schedule", "--target")
+    attack = _attack(manifest, summary)
+    return {
+        **{name: attack[name] for name in names},
+        "--channel": str(summary.get("channel") or ""),
+        "--draws": _plain(manifest.get("draws")),
+        "--keep-steps": _plain(manifest.get("keep_steps")),
+        "--situations": _plain(manifest.get("situations")),
+        "--plain-steps": _plain(manifest.get("plain_steps")),
     }
 
 
@@ -153,7 +178,7 @@ def settings(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str
     victim = manifest.get("victim")
     groups = {
         "Model": victim.get("config") if isinstance(victim, Mapping) else None,
-        "Attack": manifest.get("config"),
+        "Attack": manifest.get("config") or manifest.get("fit"),
     }
     return [(name, [(key, _told(value)) for key, value in told.items()]) for name, told in groups.items() if told]
 

@@ -21,6 +21,7 @@ class Shown:
         interval: Its 95 % interval in percent, or empty.
         score, low, high: The numbers, 0 to 1; None where undefined.
         clips: Number of clips.
+        words: What it is called where name and metric do not say it.
     """
 
     name: str
@@ -31,13 +32,19 @@ class Shown:
     low: float | None
     high: float | None
     clips: int | None
+    words: str = ""
+
+    @property
+    def label(self) -> str:
+        """What stands above the number."""
+        return self.words or f"{self.name} {self.metric}"
 
 
-def shown(name: str, told: Mapping[str, Any]) -> Shown:
+def shown(name: str, told: Mapping[str, Any], words: str = "") -> Shown:
     """A score from a summary (`score`, `low`, `high`, `metric`, `clips`)."""
     score, low, high = (_number(told.get(key)) for key in ("score", "low", "high"))
     metric = str(told.get("metric", "score"))
-    return Shown(name, metric, percent(score), interval(low, high), score, low, high, told.get("clips"))
+    return Shown(name, metric, percent(score), interval(low, high), score, low, high, told.get("clips"), words)
 
 
 def _number(value: Any) -> float | None:
@@ -54,6 +61,21 @@ def interval(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return ""
     return f"{100 * low:.1f} to {100 * high:.1f}\u00a0%".replace("-", "−")
+
+
+def with_interval(score: Mapping[str, Any]) -> str:
+    """`90.6 % (95 % interval 83.1 to 95.0 %)`."""
+    ends = interval(_number(score.get("low")), _number(score.get("high")))
+    return percent(_number(score.get("score"))) + (f" (95\u00a0% interval {ends})" if ends else "")
+
+
+def difference_words(told: Mapping[str, Any]) -> str:
+    """`+12.5 points, 95 % interval +4.1 to +20.2` of a paired difference of shares; nothing where there is none."""
+    value, low, high = (_number(told.get(key)) for key in ("difference", "low", "high"))
+    if value is None:
+        return ""
+    ends = "" if low is None or high is None else f", 95\u00a0% interval {points(low)} to {points(high)}"
+    return f"{points(value)} points{ends}"
 
 
 def points(difference: float | None) -> str:
@@ -81,7 +103,7 @@ def decibels(value: float | None, unit: str = "dB") -> str:
         return NOTHING
     if math.isinf(value):
         return f"{'' if value > 0 else '−'}∞\u00a0{unit}"
-    return f"{value:.1f}\u00a0{unit}".replace("-", "−")
+    return f"{round(value, 1) + 0.0:.1f}\u00a0{unit}".replace("-", "−")  # no minus before nought
 
 
 def p_value(p: float | None) -> str:

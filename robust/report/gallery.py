@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from robust.atomic import Folder
 from robust.evaluation.listening import clip_stem, kept_clips
-from robust.report.budgets import Budget, clip_budgets
-from robust.report.formats import percent
+from robust.report.answers import answer
+from robust.report.budgets import clip_budgets
+from robust.report.clips import Clip, Frame, Gallery, Group, Player, Strip
 from robust.report.reading import Run
+from robust.report.shelves import AirShelf, MusicShelf, StickerShelf
 from robust.report.sound import (
     KINDS,
     LSB_16,
-    Picture,
     Triple,
     amplified,
     data_address,
@@ -30,7 +30,6 @@ from robust.report.sound import (
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_LABELS = 5
 OUTCOMES = {False: {True: "broken", False: "stands"}, True: {True: "target reached", False: "target not reached"}}
 """Whether there was a target -> whether the attack succeeded -> in words."""
 _ENDING = re.compile(r"-(?:original|adversarial|difference)(?:\.wav|(?:-x\d+)?-\d+\.png)$")
@@ -38,71 +37,23 @@ _ENDING = re.compile(r"-(?:original|adversarial|difference)(?:\.wav|(?:-x\d+)?-\
 _FRAME = re.compile(r"(original|adversarial|difference-x(\d+))-(\d+)\.png$")
 
 
-@dataclass(frozen=True)
-class Player:
-    """One recording: its kind, its words, its FLAC and its spectrogram."""
+class Shelf(Protocol):
+    """The clips that a run keeps examples of: so many, made one by one when there is room."""
 
-    kind: str
-    caption: str
-    source: str
-    picture: Picture
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture of a video; `words` is what it shows."""
-
-    words: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Strip:
-    """The frames of one kind."""
-
-    caption: str
-    frames: list[Frame]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One clip: what the victim said before and after, what was allowed and used, and what there is of it."""
-
-    id: str
-    label: str
-    before: str
-    after: str
-    broken: bool
-    outcome: str
-    budgets: list[Budget]
-    players: list[Player]
-    strips: list[Strip]
+    gallery: Gallery
 
     @property
-    def size(self) -> int:
-        """Bytes that it takes in the page, nearly."""
-        sounds = [source for player in self.players for source in (player.source, player.picture.source)]
-        frames = [frame.source for strip in self.strips for frame in strip.frames]
-        return sum(len(source) for source in (*sounds, *frames))
+    def count(self) -> int: ...
+
+    def clip(self, place: int) -> Clip: ...
 
 
-@dataclass
-class Gallery:
-    """The clips of one run.
-
-    Attributes:
-        clips: Those that found room, broken ones first.
-        left_out: How many more the store has, for want of room or because fewer were asked for.
-        gain_db: By how much the differences were made louder.
-        bits: Of the recordings in the page.
-        tiny: A perturbation was below one step of 16-bit sound.
-    """
-
-    clips: list[Clip] = field(default_factory=list)
-    left_out: int = 0
-    gain_db: int = 0
-    bits: int = 16
-    tiny: bool = False
+SHELVES: Mapping[str, type[AirShelf | MusicShelf | StickerShelf]] = {
+    "air": AirShelf,
+    "music": MusicShelf,
+    "stickers": StickerShelf,
+}
+"""Kind of a run -> its shelf; of others clips are told of by original, adversarial and difference."""
 
 
 def galleries(runs: Sequence[Run], most_clips: int, most_bytes: int) -> list[Gallery]:
@@ -113,11 +64,11 @@ def galleries(runs: Sequence[Run], most_clips: int, most_bytes: int) -> list[Gal
         most_clips: Of each run.
         most_bytes: Of all together.
     """
-    shelves = [_Shelf(run) for run in runs]
+    shelves: list[Shelf] = [SHELVES.get(run.kind, AttackShelf)(run) for run in runs]
     room = most_bytes
-    for place in range(max((len(shelf.rows) for shelf in shelves), default=0)):
+    for place in range(max((shelf.count for shelf in shelves), default=0)):
         for shelf in shelves:
-            if place >= len(shelf.rows):
+            if place >= shelf.count:
                 continue
             clip = shelf.clip(place) if place < most_clips and room > 0 else None
             if clip is None or clip.size > room:
@@ -128,8 +79,8 @@ def galleries(runs: Sequence[Run], most_clips: int, most_bytes: int) -> list[Gal
     return [shelf.gallery for shelf in shelves]
 
 
-class _Shelf:
-    """The clips that a run keeps examples of."""
+class AttackShelf:
+    """The clips of an attack, broken ones first."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.gallery = run, Gallery()
@@ -137,6 +88,11 @@ class _Shelf:
         self.rows: list[tuple[str, pd.Series]] = self._rows() if self.sounds or self.frames else []
         if self.sounds and self.rows:
             self._measure()
+
+    @property
+    def count(self) -> int:
+        """How many clips there are examples of."""
+        return len(self.rows)
 
     def _rows(self) -> list[tuple[str, pd.Series]]:
         """Of each clip kept: how its files begin, and its record."""
@@ -155,22 +111,24 @@ class _Shelf:
         changed = [peak for peak in peaks if peak > 0]
         self.gallery.gain_db = gain_db(max(changed, default=0.0))
         self.gallery.tiny = bool(changed) and min(changed) < LSB_16
-        self.gallery.bits = 24 if self.gallery.tiny else 16
 
     def clip(self, place: int) -> Clip:
         stem, row = self.rows[place]
         triple = read_triple(self.run.cell.folder / "audio", stem)
         threat = self.run.summary.get("threat", {})
         broken = bool(row["success"]) if "success" in row else not bool(row["correct"])
+        facts = {
+            "True": str(row["label_name"]) or "no label",
+            "Said before": answer(row, "clean_", self.run.labels, self.run.task),
+            "Said after": answer(row, "", self.run.labels, self.run.task),
+        }
         return Clip(
             id=str(row["id"]),
-            label=str(row["label_name"]),
-            before=_answer(row, "clean_", self.run.labels, self.run.task),
-            after=_answer(row, "", self.run.labels, self.run.task),
-            broken=broken,
+            facts=list(facts.items()),
             outcome=OUTCOMES[self.run.manifest.get("target") is not None][broken],
+            broken=broken,
             budgets=clip_budgets(row.to_dict(), threat),
-            players=[] if triple is None else self._players(triple),
+            groups=[] if triple is None else [Group("", self._players(triple))],
             strips=_strips(self.run.cell.folder / "video", self.frames.get(stem, [])),
         )
 
@@ -191,20 +149,6 @@ def _stems(folder: Folder) -> dict[str, list[str]]:
         stem = _ENDING.sub("", path.name)
         found.setdefault(stem, []).append(path.name)
     return found
-
-
-def _answer(row: Mapping[str, Any], side: str, labels: Sequence[str], task: str) -> str:
-    """What the victim said of a clip, and how sure it was."""
-    logits = np.asarray(row[f"{side}logits"], dtype=np.float64)
-    if task == "multilabel":
-        chances = 1 / (1 + np.exp(-logits))
-        told = [place for place in np.argsort(-logits, kind="stable").tolist() if logits[place] > 0]
-        some = ", ".join(f"{labels[place]} {percent(chances[place])}" for place in told[:MOST_LABELS])
-        more = f" and {len(told) - MOST_LABELS} more" if len(told) > MOST_LABELS else ""
-        return some + more if told else f"no label (nearest: {labels[int(logits.argmax())]} {percent(chances.max())})"
-    shares = np.exp(logits - logits.max())
-    answer = int(row[f"{side}prediction"])
-    return f"{labels[answer]} {percent(float(shares[answer] / shares.sum()))}"
 
 
 def _strips(folder: Folder, names: Sequence[str]) -> list[Strip]:

@@ -37,6 +37,10 @@ MEANINGS = {
     "use.",
     "S16": "It must be said what counts as success, and clips that were wrong from the start must not be counted as "
     "broken.",
+    "S17": "The rooms in which success is told are not those in which the attack was made. Much less success in rooms "
+    "never seen than in known ones means that the attack learned its rooms by heart; more draws or more rooms help.",
+    "S18": "Each step follows a mean over a few draws of the channel. Where that mean is mostly chance, the attacker "
+    "walks at random, and more draws would make a stronger attack.",
 }
 """Number of a check -> what it asks and why it matters."""
 

@@ -15,7 +15,9 @@ from typing import Any
 from robust.atomic import Folder, open_folder, write_atomically
 from robust.errors import StoreError
 from robust.report.charts import charts
-from robust.report.gallery import Gallery, galleries
+from robust.report.clips import Gallery
+from robust.report.corruptions import CELLS
+from robust.report.gallery import galleries
 from robust.report.reading import Run, Source, open_sources
 from robust.report.sections import RunView, against_first, run_view
 from robust.report.sound import colour_bar
@@ -116,6 +118,7 @@ def _context(sources: Sequence[Source], title: str | None) -> dict[str, Any]:
         "drawn": [chart.drawn() for chart in drawn],
         "pairs": [] if studies else against_first(runs),
         "colour_bar": colour_bar(),
+        "corruption_columns": CELLS,
     }
 
 

@@ -22,8 +22,14 @@ NEEDED = {
     "change": ("victim", "clips", "clean", "changed"),
     "curve": ("victim", "axis", "radii", "scores", "low", "high", "clean"),
     "universal": ("victim", "clean", "robust", "random", "threat"),
+    "air": ("victim", "clips", "clean", "robust", "threat", "plain", "eot", "controls"),
+    "noise": ("victim", "clips", "clean", "cells"),
+    "music": ("victim", "clips", "cells"),
+    "stickers": ("victim", "clips", "source", "jittered"),
 }
 """Entries of a summary without which nothing can be said of a run."""
+PARTS = ("universal", "jam-silence", "stickers")
+"""Stores within the folders of kinds that keep several: the one that tells of the run."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """`attack`, `change`, `curve`, `universal`, or another: what the summary says, not what a study called it."""
+        """`attack`, `change`, `curve`, `air`, `noise`...: what the summary says, not what a study called it."""
         return str(self.summary.get("kind") or ("change" if "changed" in self.summary else "attack"))
 
     @property
@@ -53,8 +59,11 @@ class Run:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What was run on what; empty where there is none."""
-        places = ("manifest.json", "universal/manifest.json")
-        return self.cell.manifest if any((self.cell.folder / place).is_file() for place in places) else {}
+        for place in ("", *PARTS):
+            path = (self.cell.folder / place if place else self.cell.folder) / "manifest.json"
+            if path.is_file():
+                return _object(path)
+        return {}
 
     @property
     def victim(self) -> str:
@@ -76,8 +85,12 @@ class Run:
     @cached_property
     def records(self) -> pd.DataFrame | None:
         """One row per clip, or None of a run that keeps none."""
-        folder = self.cell.folder / "universal" if self.kind == "universal" else self.cell.folder
-        if not (folder / "records").is_dir():
+        return self.part("universal" if self.kind == "universal" else "")
+
+    def part(self, name: str) -> pd.DataFrame | None:
+        """Records of a store within the folder, of the folder itself without a name; None where there are none."""
+        folder = self.cell.folder / name if name else self.cell.folder
+        if not (folder / "records").is_dir() or (name and not (folder / "manifest.json").is_file()):
             return None
         return Store.read(folder).records()
 
@@ -182,6 +195,16 @@ def _checked(run: Run) -> Run:
             f"{', '.join(lacking)}. Run it again, or take the folder out of what is reported."
         )
     return run
+
+
+def _object(path: Folder) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(told, dict):
+        raise StoreError(f"{path} holds no JSON object.")
+    return told
 
 
 def claims_of(study: StudyStore) -> list[dict[str, Any]]:

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from robust.errors import StoreError
 from robust.evaluation.paired import Comparison, compare
+from robust.report import physical
+from robust.report.air import AirView, air_view
 from robust.report.budgets import Budget, budgets
 from robust.report.classes import ClassTable, Confusion, class_table, confusion, label_changes
 from robust.report.command import cell_name, environment, repeat_command, settings, was_typed
+from robust.report.corruptions import CorruptionView, corruption_view
 from robust.report.formats import Shown, number, p_value, percent, points, shown
 from robust.report.meanings import Check, counted, explained
+from robust.report.music import MusicView, music_view
+from robust.report.perceptual import PerceptualView, perceptual_view
 from robust.report.reading import Run
+from robust.report.sheets import StickerView, sticker_view
 from robust.report.words import condition_name, data_name, told_of
 
 SCORES = ("clean", "robust", "changed", "random")
 KNOWN = {
     *SCORES, "victim", "data", "run", "kind", "clips", "task", "threat", "checks", "audio", "video", "multilabel",
     "condition", "success", "audit", "difference", "against_random", "trace", "axis", "radii", "scores", "low", "high",
-    "metric", "seed", "dominance", "by",
+    "metric", "seed", "dominance", "by", "perceptual",
 }  # fmt: skip
 """Entries of a summary that have their own place on the page; what else it says goes into a table."""
+MEANS = ("mean_error", "degradation", "mce", "relative_mce")
+OWN = {
+    "air": {
+        "channel", "steps", "plain_steps", "draws", "keep_steps", "situations", "plain", "eot", "controls", "recovered",
+        "gain", "gradient_noise", "rooms",
+    },
+    "noise": {
+        "weights", "cells", "corruptions", "categories", "silent_clips", "reference", "no_reference",
+        *(f"{name}{end}" for name in MEANS for end in ("", "_low", "_high", "_corruptions")),
+    },
+    "music": {"wake", "score", "cells", "adversarial_over_plain", "loudness_lufs", "rooms", "fitted_on"},
+    "stickers": {"source", "target", "config", "fitted_on", "stickers", "still", "jittered"},
+}  # fmt: skip
+"""Kind -> entries of its own that have their place likewise."""
 TABLE_ROWS = 25
 
 
@@ -47,6 +67,11 @@ class RunView:
     classes: ClassTable | None
     confusion: Confusion | None
     label_changes: list[tuple[str, int, int, int, int]]
+    air: AirView | None
+    corruptions: CorruptionView | None
+    music: MusicView | None
+    stickers: StickerView | None
+    perceptual: PerceptualView | None
     extra: list[tuple[str, str]]
     table: tuple[list[str], list[list[str]]] | None
     environment: list[tuple[str, str]]
@@ -88,17 +113,22 @@ def run_view(run: Run, anchor: str, most_rows: int) -> RunView:
         data=data_name(run),
         condition=condition_name(run),
         sentences=told_of(run),
-        scores=[shown(name, told[name]) for name in SCORES if isinstance(told.get(name), Mapping)],
+        scores=scores(run),
         checks=checks,
         counted=counted(checks),
         failed=[check for check in checks if check.verdict == "fail"],
         warned=[check for check in checks if check.verdict == "warn"],
         violations=int((told.get("audit") or {}).get("violations", 0)),
-        budgets=budgets(run.records, told.get("threat", {})) if run.kind in ("attack", "universal") else [],
+        budgets=budgets(run.records, told.get("threat", {})) if run.kind in ("attack", "air", "universal") else [],
         classes=class_table(run, most_rows),
         confusion=confusion(run),
         label_changes=label_changes(run),
-        extra=_extra(told),
+        air=air_view(run),
+        corruptions=corruption_view(run),
+        music=music_view(run),
+        stickers=sticker_view(run),
+        perceptual=perceptual_view(run),
+        extra=_extra(told, KNOWN | OWN.get(run.kind, set())),
         table=_table(run),
         environment=environment(run),
         settings=settings(run.manifest),
@@ -106,6 +136,13 @@ def run_view(run: Run, anchor: str, most_rows: int) -> RunView:
         typed=was_typed(run),
         cell=cell_name(run),
     )
+
+
+def scores(run: Run) -> list[Shown]:
+    """The scores of a run: clean first, then what it is about."""
+    if run.kind in physical.KINDS:
+        return physical.scores(run)
+    return [shown(name, run.summary[name]) for name in SCORES if isinstance(run.summary.get(name), Mapping)]
 
 
 def against_first(runs: Sequence[Run]) -> list[Pair]:
@@ -134,9 +171,9 @@ def _pair(first: Run, second: Run, found: Comparison) -> Pair:
     )
 
 
-def _extra(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _extra(told: Mapping[str, Any], known: Set[str]) -> list[tuple[str, str]]:
     """Numbers and words of a summary that have no other place, flattened."""
-    return [(name.replace("_", " "), value) for name, value in _flat({k: v for k, v in told.items() if k not in KNOWN})]
+    return [(name.replace("_", " "), value) for name, value in _flat({k: v for k, v in told.items() if k not in known})]
 
 
 def _flat(told: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

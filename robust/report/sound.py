@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,19 @@ def read_triple(folder: Folder, stem: str) -> Triple | None:
     return Triple(found["original"], found["adversarial"], found["difference"], sample_rate)
 
 
+def read_sound(path: Folder) -> tuple[Floats, int] | None:
+    """A recording (T,) and its sample rate in Hz; None where it is missing, empty or no recording."""
+    import soundfile
+
+    if not path.is_file():
+        return None
+    try:
+        sound, sample_rate = soundfile.read(io.BytesIO(path.read_bytes()), dtype="float64", always_2d=True)
+    except (OSError, RuntimeError):
+        return None
+    return (sound.mean(axis=1), sample_rate) if len(sound) else None
+
+
 def gain_db(peak: float) -> int:
     """Whole decibels that bring a peak up to 0.7 of full scale, never down."""
     return max(0, math.floor(20 * math.log10(LOUDNESS / peak))) if peak > 0 else 0
@@ -115,7 +129,18 @@ def pictures(triple: Triple) -> dict[str, Picture]:
     """The three spectrograms: original and adversarial in the same colours, the difference in its own."""
     levels = {kind: spectrogram_db(getattr(triple, kind), triple.sample_rate) for kind in KINDS}
     tops = {kind: _top(levels["difference" if kind == "difference" else "original"]) for kind in KINDS}
-    return {kind: _picture(levels[kind], triple, tops[kind], RANGE_DB[kind]) for kind in KINDS}
+    length, rate = len(triple.original), triple.sample_rate
+    return {kind: _picture(levels[kind], length, rate, tops[kind], RANGE_DB[kind]) for kind in KINDS}
+
+
+def alike(sounds: Mapping[str, Floats], sample_rate: int) -> dict[str, Picture]:
+    """Spectrograms that share their colours."""
+    levels = {name: spectrogram_db(sound, sample_rate) for name, sound in sounds.items()}
+    top = max(_top(level) for level in levels.values())
+    return {
+        name: _picture(level, len(sounds[name]), sample_rate, top, RANGE_DB["original"])
+        for name, level in levels.items()
+    }
 
 
 def _top(levels: Floats) -> float:
@@ -123,9 +148,9 @@ def _top(levels: Floats) -> float:
     return 10 * math.ceil(float(levels.max()) / 10)
 
 
-def _picture(levels: Floats, triple: Triple, top_db: float, range_db: float) -> Picture:
+def _picture(levels: Floats, length: int, sample_rate: int, top_db: float, range_db: float) -> Picture:
     shares = ((levels - top_db) / range_db + 1).clip(0, 1)
-    seconds, kilohertz = len(triple.original) / triple.sample_rate, triple.sample_rate / 2000
+    seconds, kilohertz = length / sample_rate, sample_rate / 2000
     return Picture(_png(shares[::-1]), seconds, kilohertz, top_db - range_db, top_db)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from robust.report import physical
 from robust.report.formats import NOTHING, Shown, count, number, p_value, percent, points, shown
 from robust.report.meanings import counted, explained
 from robust.report.reading import Run, claims_of
@@ -37,7 +38,7 @@ class Cell:
 
     Attributes:
         anchor: The section of its run, empty where it has none.
-        note: What a curve says instead of a score.
+        note: What a curve says instead of a score, and a run over the air beside it.
         checks: How many passed and did not, in words.
         failed: How many failed.
     """
@@ -95,6 +96,8 @@ def study_view(study: StudyStore, anchors: Mapping[str, str], runs: Sequence[Run
 
 def outcome(run: Run) -> Shown | None:
     """The score that a run is about; of a curve its mean over the axis is said in words instead."""
+    if run.kind in physical.KINDS:
+        return next(iter(physical.scores(run)[1:]), None)
     name = AFTER.get(run.kind)
     return None if name is None else shown(name, run.summary[name])
 
@@ -120,6 +123,9 @@ def _cell(cell: CellRun, run: Run | None, anchors: Mapping[str, str]) -> Cell:
 
 
 def _note(run: Run | None) -> str:
+    if run is not None and run.kind == "air":
+        success = {name: run.summary[name]["held_out_rooms"]["success"]["score"] for name in ("eot", "plain")}
+        return f"success in held-out rooms: EOT {percent(success['eot'])}, plain {percent(success['plain'])}"
     if run is None or run.kind != "curve":
         return ""
     auc, half = run.summary.get("auc"), run.summary.get("radius_half")

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from robust.report.formats import count, decibels, interval, number, p_value, percent, points
+from robust.report import physical
+from robust.report.formats import count, decibels, number, p_value, percent, points, with_interval
 from robust.report.levels import axis_words
 from robust.report.reading import Run
 
@@ -56,6 +57,8 @@ def headline(run: Run) -> str:
         return f"{run.victim} on {data}, attacked within {budgets}"
     if run.kind == "curve":
         return f"{run.victim} on {data} over {axis_words(run.summary['axis'])[0]}"
+    if run.kind == "noise":
+        return f"{run.victim} on {data} under {condition_name(run)}"
     return f"{run.victim} on {data}: {condition_name(run)}"
 
 
@@ -70,6 +73,8 @@ def condition_name(run: Run) -> str:
             f"{norm_name(told['norm'])} {number(told['radius_amplitude'])} in {_short(name)}"
             for name, told in run.summary["threat"].items()
         )
+    if run.kind in physical.KINDS:
+        return physical.condition_words(run)
     return f"over {axis_words(run.summary['axis'])[0]}" if run.kind == "curve" else run.kind
 
 
@@ -95,7 +100,7 @@ def _victim(run: Run) -> list[str]:
 
 
 def _done(run: Run) -> list[str]:
-    if run.kind == "attack":
+    if run.kind in ("attack", "air"):
         return [_attacker(run), *(_budget(name, told) for name, told in run.summary["threat"].items()), *_limits(run)]
     if run.kind == "change":
         return [_change(run.summary.get("condition"), condition_name(run))]
@@ -186,11 +191,31 @@ def _change(condition: Any, name: str) -> str:
         return f"Nothing was attacked: {sense(str(modality))} of each clip came from another clip with another label."
     if "pattern" in told:
         return f"Nothing was attacked: parts of {sense(str(modality))} were silenced in the pattern {told['pattern']}."
+    if "corruption" in told:
+        level = f" at severity {told['severity']} of 5" if told.get("severity") else ""
+        value = (
+            f" ({told.get('parameter', 'value')}: {number(told['value'], 3)})" if told.get("value") is not None else ""
+        )
+        return f"Nothing was attacked: every clip was damaged by {told['corruption']}{level}{value}."
+    if isinstance(told.get("channel"), Mapping):
+        split = _splits(told["channel"])
+        rooms = f", in {' and '.join(split)} rooms" if split else ""
+        return (
+            f"Nothing was attacked: every clip was heard through the channel “{told['channel'].get('channel', name)}”, "
+            f"with a draw of its own{rooms}."
+        )
     if "std" in told:
         return (
             f"Nothing was attacked: Gaussian noise of standard deviation {number(told['std'])} was added to {modality}."
         )
     return f"Nothing was attacked: the clips were changed by {name}."
+
+
+def _splits(channel: Mapping[str, Any]) -> list[str]:
+    """`training`, `held-out`: of which split the rooms of a channel are."""
+    parts = [channel, *(part for part in channel.get("parts") or [] if isinstance(part, Mapping))]
+    names = {"train": "training"}
+    return sorted({names.get(str(part["split"]), str(part["split"])) for part in parts if "split" in part})
 
 
 def _curve(summary: Mapping[str, Any]) -> str:
@@ -203,13 +228,15 @@ def _curve(summary: Mapping[str, Any]) -> str:
 
 def _outcome(run: Run) -> list[str]:
     told = run.summary
+    if run.kind in physical.KINDS:
+        return physical.told_of(run)
     if run.kind == "curve":
         return _curve_outcome(told)
     after = {"attack": "robust", "universal": "robust", "change": "changed"}.get(run.kind)
     if after is None:
         return []
     metric = told["clean"].get("metric", "score")
-    shown = [_with_interval(told[side]) for side in ("clean", after)]
+    shown = [with_interval(told[side]) for side in ("clean", after)]
     sentence = f"The {metric} goes from {shown[0]} on clean clips to {shown[1]}"
     under = "so changed" if run.kind == "change" else "under this attack"
     return [f"{sentence} {under}{_besides(run)}.", *_dominance(told)]
@@ -217,7 +244,7 @@ def _outcome(run: Run) -> list[str]:
 
 def _besides(run: Run) -> str:
     if run.kind == "universal":
-        beside = f", and to {_with_interval(run.summary['random'])} under random noise of the same size"
+        beside = f", and to {with_interval(run.summary['random'])} under random noise of the same size"
         paired = run.summary.get("against_random")
         return beside + (f" ({points(paired['difference'])} points, {p_value(paired['p'])})" if _told(paired) else "")
     success = run.summary.get("success")
@@ -243,7 +270,7 @@ def _dominance(told: Mapping[str, Any]) -> list[str]:
     found = told.get("dominance")
     if not isinstance(found, Mapping) or not found.get("pairs"):
         return []
-    shares = [f"{_with_interval(found[name])} for {words}" for name, words in DECIDED.items() if name in found]
+    shares = [f"{with_interval(found[name])} for {words}" for name, words in DECIDED.items() if name in found]
     return [
         f"Of {found['pairs']:,} pairs of sound and sight that contradict each other it decides {', '.join(shares)}."
     ]
@@ -252,7 +279,7 @@ def _dominance(told: Mapping[str, Any]) -> list[str]:
 def _curve_outcome(told: Mapping[str, Any]) -> list[str]:
     unit = axis_words(told["axis"])[1]
     unit = f" {unit}" if unit else ""
-    sentences = [f"The clean {told['clean'].get('metric', 'score')} is {_with_interval(told['clean'])}."]
+    sentences = [f"The clean {told['clean'].get('metric', 'score')} is {with_interval(told['clean'])}."]
     if "radius_half" in told:
         sentences.append(_fall(told, 0.5, "one half", told["radius_half"], unit))
     threshold = told.get("threshold")
@@ -271,8 +298,3 @@ def _fall(told: Mapping[str, Any], threshold: float, word: str, level: float | N
     if level is None:
         return f"It does not fall under {word} within these levels."
     return f"It falls under {word} at {number(level, 3)}{unit}."
-
-
-def _with_interval(score: Mapping[str, Any]) -> str:
-    ends = interval(score.get("low"), score.get("high"))
-    return percent(score.get("score")) + (f" (95\u00a0% interval {ends})" if ends else "")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from robust.api import weights_hash
-from robust.channels.presets import read_channel
 from robust.data import data_entry
 from robust.errors import RobustError, StoreError, unknown
 from robust.evaluation.engine import align_labels
 from robust.study import kinds
 from robust.study.cells import is_trained
+from robust.study.channel_files import channel_identity
 from robust.study.conditions import WHERE, Condition, ThresholdsKind, shortened
 from robust.study.config import Study
 from robust.study.opening import code_hash, open_data, open_victim, source_of
@@ -221,8 +221,8 @@ def _key(cell: Cell, identity: Any, device: str) -> str:
     beside: dict[str, Any] = {}
     if isinstance(limit := task["condition"].get("fit_limit"), int):  # fitted on other clips than it is scored on
         beside["fitted"] = open_data(task["data"], split="train", limit=limit).fingerprint()
-    if isinstance(channel := task["condition"].get("channel"), str):  # a file of the user's own may change
-        beside["channel"] = read_channel(channel)
+    if isinstance(channel := task["condition"].get("channel"), str):  # files of the user's own may change
+        beside["channel"] = channel_identity(channel)
     if cell.kind == "latency":
         beside["device"] = str(find_device(device))
     parts = {

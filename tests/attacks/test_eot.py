@@ -187,6 +187,25 @@ def test_expectation_finds_what_a_plain_attack_cannot():
     assert plain.inputs["audio"][0, :6].norm() > 0.9 * 0.5  # where the plain attack goes, and the channel undoes it
 
 
+def test_of_several_runs_in_expectation_the_best_is_kept():
+    inputs, goal = batch(6)
+    steady = Gains(0.99, 1.0)  # as good as certain, so that runs can be told apart by their losses
+
+    def reached(restarts: int) -> Tensor:
+        found = pgd(
+            victim,
+            inputs,
+            goal,
+            {"audio": Ball("linf", 0.02)},
+            config=PGD(steps=20, restarts=restarts),
+            generators=[torch.Generator().manual_seed(seed) for seed in range(6)],
+            expectation=Expectation(steady, 4),
+        )
+        return margin(victim(found.inputs), goal)
+
+    assert bool((reached(3) >= reached(1) - 1e-3).all())  # the third run heads for the second class and ends lower
+
+
 def test_budgets_hold_and_inputs_stay():
     inputs, goal = batch(6)
     before = inputs["audio"].clone()

@@ -23,7 +23,7 @@ from PIL import Image
 
 from robust.evaluation.occlusion import PATTERNS
 from robust.plots import saving, script
-from tests.robust import stores, table_stores
+from tests.robust import physical_stores, stores, table_stores
 
 HERE = Path(__file__).resolve().parents[2] / "figures"
 STORED = Path(__file__).resolve().parents[1] / "fixtures" / "figures"
@@ -92,6 +92,9 @@ FIGURES: dict[str, Callable[[Path], Path]] = {
     "loss_surface": table_stores.surface_run,
     "latent_projections": table_stores.latents_run,
     "layer_latency": table_stores.latency_run,
+    "over_the_air": physical_stores.air_run,
+    "wake_word_music": physical_stores.music_run,
+    "sticker_sheet": physical_stores.sticker_run,
 }
 KINDS = {
     "robustness_curves": "curve",
@@ -102,6 +105,9 @@ KINDS = {
     "loss_surface": "surface",
     "latent_projections": "latents",
     "layer_latency": "latency",
+    "over_the_air": "air",
+    "wake_word_music": "music",
+    "sticker_sheet": "stickers",
 }
 
 

@@ -22,13 +22,16 @@ from robust.channels.base import Channel, Parameters, drawn, where_valid
 from robust.cli import app
 from robust.errors import RobustError
 from robust.evaluation.air import OverTheAir
+from robust.evaluation.air_checks import _stronger
 from robust.evaluation.air_summary import (
     air_scores,
     halfway_by_clip,
+    held_out_score,
     success_by_clip,
     success_by_room,
 )
 from robust.evaluation.conditions import Attack
+from robust.metrics.classification import wilson
 from robust.over_the_air import air
 from tests.robust.toys import ToyData, victim
 
@@ -98,6 +101,67 @@ def test_worst_decile_is_that_of_the_rooms_where_it_succeeds_least() -> None:
     expected = np.sort([sum(clip < room for clip in range(10)) / 10 for room in range(rooms)])
     np.testing.assert_allclose(np.sort(by_room), expected)
     assert air_scores(records)["eot"]["worst_decile"]["held_out_rooms"] == pytest.approx(expected[:2].mean())
+
+
+def test_where_nothing_varies_the_interval_is_still_one() -> None:
+    everywhere, nowhere = ([[stands] * 20 for _ in range(10)] for stands in (True, False))
+    told = air_scores(table(everywhere, nowhere, everywhere))
+    eot, plain = (told[version]["held_out_rooms"]["success"] for version in ("eot", "plain"))
+    assert (plain["score"], plain["low"], plain["high"]) == pytest.approx((0, *wilson(0, 10)))  # 10 clips, 20 rooms
+    assert (eot["score"], eot["low"], eot["high"]) == pytest.approx((1, *wilson(10, 10)))
+    score = held_out_score(table(everywhere, nowhere, everywhere), "plain")
+    assert score.low == pytest.approx(wilson(10, 10)[0])
+
+
+def test_a_channel_without_parameters_is_heard_and_checked() -> None:
+    """Three clips in lanes of eight, through a channel that draws nothing."""
+
+    class Softer(Fading):
+        name = "softer"
+
+        def draw(self, clips: Tensor, generators: Sequence[torch.Generator]) -> Parameters:
+            return {}
+
+        def forward(self, clips: Tensor, parameters: Parameters, valid: Tensor | None = None) -> Tensor:
+            return where_valid(0.9 * clips, clips, valid)
+
+    model = victim()
+    way = Softer(model.spec.sample_rate)
+    run = air(model, ToyData(3, model), channel=(way, way), eps=0.05, steps=2, draws=2, situations=2)
+    assert next(check for check in run.checks if check.name == "S8 gradients").verdict == "pass"
+
+
+def test_targeted_success_counts_clips_that_are_right_and_of_another_class() -> None:
+    """What a room has spoilt already, and what is of the class wanted, is no merit of an attack."""
+    model = victim()
+    data = ToyData(24, model)
+    train, held_out = channels(model.spec.sample_rate)
+    told = air(model, data, channel=(train, held_out), eps=0.3, steps=2, draws=1, situations=4, target="low")
+    records = told.records
+    labels, target = records["label"].to_numpy(), list(model.spec.labels).index("low")
+    assert (labels == target).any()
+    for place in ("no_channel", "train_rooms", "held_out_rooms"):
+        counted = np.stack([np.atleast_1d(row) for row in records[f"unperturbed_{place}"]])
+        assert counted[labels != target].any()
+        assert not counted[labels == target].any()
+    plain = air(model, data, channel=(train, held_out), eps=0.3, steps=2, draws=1, situations=4).records
+    others = labels != target
+    right = np.stack(plain["unperturbed_held_out_rooms"].to_list())[others]
+    assert not right.all()  # some room spoils some clip
+    np.testing.assert_array_equal(np.stack(records["unperturbed_held_out_rooms"].to_list())[others], right)
+
+
+def test_a_plain_attack_ahead_by_chance_is_no_failure() -> None:
+    everywhere = [[True] * 4 for _ in range(8)]
+    eot = [[clip % 2 == 0] * 4 for clip in range(8)]
+    chance = [[(clip % 2 == 0) != (clip == 2)] * 4 for clip in range(8)]  # one clip more than EOT
+    verdicts = {}
+    for name, plain in (("chance", chance), ("beyond", [[False] * 4 for _ in range(8)])):
+        records = table(everywhere, eot, plain)
+        verdicts[name] = _stronger(air_scores(records, seed=-1), records).verdict
+    assert verdicts == {"chance": "warn", "beyond": "fail"}
+    records = table(everywhere, eot, everywhere)
+    assert _stronger(air_scores(records), records).verdict == "pass"
 
 
 def test_nothing_to_count_is_none_and_not_zero() -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from robust.channels.presets import read_channel
+from robust.study.channel_files import channel_identity
 from robust.study.claims import Question, Term
 from robust.study.conditions import AirKind, shortened
 from robust.study.source import StudyError
@@ -70,6 +72,24 @@ def test_another_channel_file_is_another_cell(tmp_path: Path, monkeypatch: pytes
     run_file(path)
     fresh = {place.name for place in cells.iterdir()} - before
     assert {name.split("--")[1] for name in fresh} == {"air", "hall"}
+
+
+def test_another_recording_behind_the_same_channel_file_is_another_channel(tmp_path: Path) -> None:
+    path, noise = tmp_path / "street.yaml", tmp_path / "noise"
+    path.write_text("name: street\nchannels:\n  - {kind: noise, sound: folder, folder: noise, snr_db: 5}\n")
+    noise.mkdir()
+    absent = channel_identity(str(path))
+    found = [absent]
+    for content in (b"one", b"two"):
+        (noise / "car.wav").write_bytes(content)
+        found.append(channel_identity(str(path)))
+        assert channel_identity(str(path)) == found[-1]
+    (noise / "car.wav").rename(noise / "bus.wav")
+    found.append(channel_identity(str(path)))
+    (noise / ".hidden").write_bytes(b"")
+    assert channel_identity(str(path)) == found[-1]
+    assert len({json.dumps(one) for one in found}) == 4
+    assert channel_identity("room") == {"text": read_channel("room")}
 
 
 @pytest.mark.parametrize(

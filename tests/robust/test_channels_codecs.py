@@ -180,9 +180,24 @@ def test_a_build_without_the_codec_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         ({"kbps": 4}, "kbps of mp3 must be a number of kbit/s from 8 to 320"),
         ({"codec": "opus", "kbps": float("nan")}, "kbps of opus"),
         ({"codec": "aac", "kbps": ()}, "kbps of aac"),
+        ({"codec": "opus", "kbps": 257}, "from 6 to 256"),
         ({"surrogate": "bands"}, "Did you mean 'band'"),
     ],
 )
 def test_refused_settings(options: dict[str, object], says: str) -> None:
     with pytest.raises(ThreatModelError, match=says):
         Codec(16_000, **options)
+
+
+@pytest.mark.parametrize("codec", list(coding.CODINGS))
+def test_all_rates_that_are_allowed_work(codec: str) -> None:
+    sound = 0.1 * np.random.default_rng(0).standard_normal(2000).astype(np.float32)
+    for kbps in coding.CODINGS[codec].kbps:
+        heard = coding.round_trip(sound, 16_000, coding.CODINGS[codec], kbps)
+        assert heard.shape == sound.shape
+        assert np.isfinite(heard).all()
+
+
+def test_a_sound_too_short_for_a_packet_has_no_rate() -> None:
+    one = np.full(1, 0.1, dtype=np.float32)  # none of it is left at 48 kHz
+    assert np.isnan(coding.realised_kbps(one, 192_000, coding.CODINGS["mp3"], 64))

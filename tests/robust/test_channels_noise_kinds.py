@@ -169,6 +169,16 @@ def test_splits_of_a_folder_share_no_file(tones: Path) -> None:
     assert train.fingerprint != held_out.fingerprint
 
 
+def test_no_recording_is_on_both_sides_under_two_names(tmp_path: Path) -> None:
+    sound = 0.1 * np.random.default_rng(0).standard_normal(4000)
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", sound, RATE)
+    with pytest.raises(DataError, match="are the same recording"):
+        load_recorded(tmp_path, RATE, split="train")
+    soundfile.write(tmp_path / "b.wav", sound[::-1], RATE)  # of one size, but another
+    assert len(load_recorded(tmp_path, RATE, split="train")) == 1
+
+
 def test_silence_within_recordings_is_cut_out(tmp_path: Path) -> None:
     click = np.zeros(8000)
     click[4000:4160] = 0.5
@@ -250,6 +260,10 @@ def test_refused_folders(tmp_path: Path) -> None:
         Noise(RATE, "folder", folder=tmp_path)
     with pytest.raises(DataError, match="is a file"):
         Noise(RATE, "folder", folder=tmp_path / "silent.wav")
+    (tmp_path / "silent.wav").unlink()
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    with pytest.raises(DataError, match=r"gone\.wav cannot be read: No such file"):
+        Noise(RATE, "folder", folder=tmp_path)
 
 
 def test_clips_too_short_for_a_band() -> None:

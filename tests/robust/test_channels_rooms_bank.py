@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from robust.channels import bank as bank_module
 from robust.channels import rooms as rooms_module
 from robust.channels.bank import RoomBank, check_apart, load_bank
 from robust.channels.response_cache import path_of
-from robust.channels.room_sets import RoomSet
+from robust.channels.room_sets import ROOM_SETS, RoomSet, draw_geometry
 from robust.channels.rooms import room_response
 from robust.channels.simulation import Geometry
 from tests.robust.test_channels_rooms_simulation import decay_by_hand
@@ -180,9 +181,13 @@ def test_files_are_named_by_their_settings(cache: Path) -> None:
         (lambda: small(train=1, held_out=0).split("test"), "Allowed: held-out, train"),
         (lambda: load_bank(RoomSet("one", (3, 3), (3, 3), (3, 3), rt60_s=(0.2, 0.2))), "have one size"),
         (
-            lambda: load_bank(RoomSet("two", (3, 4), (3, 3), (3, 3), absorption=0.5, size_step_m=2.0), workers=1),
+            lambda: load_bank(RoomSet("two", (3, 5), (4, 4), (4, 4), absorption=0.5, size_step_m=2.0), workers=1),
             "no size for the split",
         ),
+        (lambda: RoomSet("grid", (3.2, 3.8), (3, 4), (2, 3), absorption=0.5, size_step_m=1.0), "x_m .*no multiple of 1"),
+        (lambda: RoomSet("wall", (3, 4), (3, 4), (2, 3), absorption=0.5, from_wall_m=math.nan), "from_wall_m .*nan"),
+        (lambda: RoomSet("near", (3, 4), (3, 4), (2, 3), absorption=0.5, apart_m=-1.0), "apart_m .*-1"),
+        (lambda: RoomSet("step", (3, 4), (3, 4), (2, 3), absorption=0.5, place_step_m=math.nan), "place_step_m .*nan"),
     ],
 )
 def test_refuses_what_cannot_be(make: Callable[[], object], words: str) -> None:
@@ -197,3 +202,33 @@ def test_named_sets_ring_as_long_as_asked(name: str) -> None:
         by_hand = decay_by_hand(response.numpy()[: row["samples"]])
         assert by_hand == pytest.approx(row["rt60_s"], rel=0.25)
         assert row["rt60_s_measured"] == pytest.approx(by_hand, rel=0.02)
+
+
+def test_a_room_turned_on_its_side_is_not_held_out_from_itself() -> None:
+    """Of sets on a grid: 3 x 4 x 4 m and 4 x 4 x 3 m are one room."""
+    sides = {
+        split: {
+            tuple(sorted(draw_geometry(ROOM_SETS["qin"], np.random.default_rng(seed), split).size))
+            for seed in range(150)
+        }
+        for split in ("train", "held-out")
+    }
+    assert all(sides.values())
+    assert not sides["train"] & sides["held-out"]
+
+
+def test_places_are_inside_even_where_walls_may_be_touched() -> None:
+    touching = RoomSet("touching", (3, 3.1), (3, 3.1), (2, 2.1), absorption=0.5, from_wall_m=0.0, place_step_m=1.0)
+    for seed in range(50):
+        draw_geometry(touching, np.random.default_rng(seed))  # a place on a wall is refused by Geometry
+
+
+@pytest.mark.parametrize(("place", "byte"), [(8, 99), (6, 1)])
+def test_flags_of_methods_and_passwords_are_damage_too(cache: Path, place: int, byte: int) -> None:
+    """Of the archive's directory; zipfile has an error of another kind for each."""
+    whole = small()
+    (path,) = cache.rglob("*.npz")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + place + 2] = byte
+    path.write_bytes(bytes(content))
+    assert torch.equal(small().train, whole.train)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from pandas.testing import assert_frame_equal
 
 from attacks.errors import ThreatModelError
 from robust.corruption_run import noise
-from robust.corruptions import CORRUPTIONS
+from robust.corruptions import CORRUPTIONS, Corruption
 from robust.corruptions import rendering as rendering_module
+from robust.corruptions.augmenting import augmentation_corruption
+from robust.corruptions.base import on_clips
 from robust.corruptions.cache import GIB, CorruptionCache, clip_bytes, key_of, make_room, packed, read
 from robust.corruptions.condition import Corrupted
 from robust.corruptions.rendering import pack, unpack
@@ -120,7 +124,8 @@ class TestFiles:
         cache.parent.mkdir()
         cache.write_text("in the way")
         with pytest.warns(UserWarning, match="not cached"):
-            noise(victim(), ToyData(4, victim()), "white", (2,))
+            run = noise(victim(), ToyData(4, victim()), "white", (2,))
+        assert run.summary["cache"]["used"] is False
 
     def test_what_is_packed_is_what_is_read(self, tmp_path):
         inputs = clips(2)
@@ -139,6 +144,50 @@ class TestFiles:
         assert torch.equal(unpack(pack(clean, exact), clean)["audio"], exact["audio"])
         off = (unpack(pack(clean, quiet), clean)["audio"] - quiet["audio"]).abs().amax(dim=1)
         assert (off <= quiet["audio"].abs().amax(dim=1) / 65_000).all()
+
+    def test_a_folder_that_others_own_is_read_all_the_same(self, tmp_path, monkeypatch):
+        (tmp_path / "file.npz").write_bytes(packed(rendered(CORRUPTIONS["white"], 3, clips(1))))
+
+        def refused(path):
+            raise PermissionError(13, "not yours")
+
+        monkeypatch.setattr(os, "utime", refused)
+        assert read(tmp_path / "file.npz", 1) is not None
+
+    @pytest.mark.parametrize(("place", "byte"), [(10, 99), (8, 1)])
+    def test_flags_of_methods_and_passwords_are_damage_too(self, tmp_path, place, byte):
+        content = bytearray(packed(rendered(CORRUPTIONS["white"], 3, clips(1))))
+        content[content.index(b"PK\x01\x02") + place] = byte
+        (tmp_path / "file.npz").write_bytes(content)
+        assert read(tmp_path / "file.npz", 1) is None
+
+
+def louder(gain: float) -> Corruption:
+    """A corruption of one's own, always under the same name."""
+
+    def make(value, sample_rate):
+        return on_clips(lambda clip, generator: gain * value * clip)
+
+    return Corruption("mine", "device", "audio", "gain", (1.0, 2.0, 3.0, 4.0, 5.0), make)
+
+
+class TestOnesOwn:
+    def test_other_code_under_the_same_name_is_not_what_was_cached(self, cache):
+        data = ToyData(4, victim())
+        first, second = (noise(victim(), data, [louder(gain)], (1,)) for gain in (0.5, 1.0))
+        assert first.records["snr_db"].dropna().median() < 10
+        assert np.isposinf(second.records["snr_db"].dropna()).all()
+        assert not list(cache.glob("*.npz"))
+
+    def test_a_transform_that_reads_files_is_not_cached(self, cache, tmp_path):
+        soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 32_000), 16_000)
+        assert not augmentation_corruption("AddBackgroundNoise", {"sounds_path": str(tmp_path)}).lasting
+        assert augmentation_corruption("AddGaussianNoise", {"max_amplitude": 0.5}).lasting
+        assert CORRUPTIONS["white"].lasting
+
+    def test_a_name_that_is_taken_is_refused(self):
+        with pytest.raises(ThreatModelError, match="another corruption called 'white'"):
+            noise(victim(), ToyData(4, victim()), [replace(louder(1.0), name="white")])
 
 
 class TestBound:

@@ -12,7 +12,7 @@ import torch
 from attacks.errors import ThreatModelError
 from robust.corruptions import CATEGORIES, CORRUPTIONS, SEVERITIES, Corruption, find_corruption, suited
 from robust.corruptions.augmenting import augmentation_corruption, global_randomness, waveform_transforms
-from robust.corruptions.base import register_corruption
+from robust.corruptions.base import on_clips, register_corruption
 from robust.corruptions.naming import checked_severities, chosen_corruptions
 from robust.corruptions.noises import SNR_DB
 from tests.robust.corruption_clips import clips, everywhere, rendered
@@ -224,7 +224,7 @@ class TestNames:
             chosen_corruptions(given, modalities)
 
     def test_severities_and_rates_that_cannot_be(self):
-        for wrong in ([0], [6], [], [True], [2.5]):
+        for wrong in ([0], [6], [], [True], [2.5], [1.0]):
             with pytest.raises(ThreatModelError, match="1 to 5"):
                 checked_severities(wrong)
         with pytest.raises(ThreatModelError, match="severities 1, 2, 3, 4, 5"):
@@ -259,3 +259,49 @@ class TestAudiomentations:
         random.seed(2)
         np.testing.assert_array_equal(heard, rendered(noise, 0, inputs).arrays["audio"])
         assert (heard[0] != heard[1]).any()
+
+    def test_rooms_of_pyroomacoustics_are_the_clips_own_too(self):
+        (room,) = chosen_corruptions("audiomentations:RoomSimulator,use_ray_tracing=true", ["audio"])
+        inputs = {"audio": clips(1)["audio"]}
+        heard = [rendered(room, 0, inputs).arrays["audio"] for _ in range(2)]
+        np.testing.assert_array_equal(*heard)
+
+
+class TestOddClips:
+    @pytest.mark.parametrize("name", [name for name in EVERY if name not in ("room-large", "room-small")])
+    def test_clips_of_which_hardly_anything_is_real(self, name):
+        """Of nothing at all nothing is measured, and what is no clip stays as it is."""
+        corruption = CORRUPTIONS[name]
+        inputs = {"audio": torch.zeros(3, 1600), "video": torch.zeros(3, 8, 3, 16, 16)}
+        valid = {key: torch.zeros_like(value, dtype=torch.bool) for key, value in inputs.items()}
+        generator = torch.Generator().manual_seed(0)
+        for row, (samples, frames) in enumerate(((0, 0), (2, 1), (37, 2))):
+            inputs["audio"][row, 100 : 100 + samples] = 0.1 * torch.randn(samples, generator=generator)
+            inputs["video"][row, 3 : 3 + frames] = torch.rand(frames, 3, 16, 16, generator=generator)
+            valid["audio"][row, 100 : 100 + samples] = True
+            valid["video"][row, 3 : 3 + frames] = True
+        for severity in (1, 5):
+            found = rendered(corruption, severity, inputs, valid=valid)
+            for key, value in found.inputs(inputs).items():
+                assert value.isfinite().all()
+                assert torch.equal(value[~valid[key]], inputs[key][~valid[key]])
+            assert np.isnan(found.columns["realised"][0])
+
+    @pytest.mark.parametrize("name", ["video-drop", "video-freeze"])
+    def test_frames_that_are_hit_are_frames_that_are_there(self, name):
+        inputs = {"video": clips(12)["video"]}
+        valid = everywhere(inputs)
+        valid["video"][:, 4:] = False
+        inputs["video"][:, 4:] = 0.0
+        found = rendered(CORRUPTIONS[name], 4, inputs, valid=valid)
+        assert found.columns["realised"] == pytest.approx(np.full(12, 0.5))
+        assert found.columns["psnr_db"].max() < np.inf
+
+    @pytest.mark.parametrize("wrong", [np.nan, np.inf])
+    def test_what_is_not_finite_is_refused_and_not_taken_for_the_clip_as_it_was(self, wrong):
+        def make(value, sample_rate):
+            return on_clips(lambda clip, generator: np.full_like(clip, wrong))
+
+        broken = Corruption("broken", "device", "audio", "gain", (1.0, 2.0, 3.0, 4.0, 5.0), make)
+        with pytest.raises(ThreatModelError, match="'broken' makes audio of the clip 'clip-0' NaN or infinite"):
+            rendered(broken, 1, {"audio": clips(2)["audio"]})

@@ -24,7 +24,7 @@ from robust.errors import StoreError
 from robust.plots import saving
 from robust.plots.style import COLUMN_INCHES, PAGE_INCHES, SMALLEST_POINTS, number, styled
 from robust.study.store import read_study
-from tests.robust import stores, table_stores
+from tests.robust import physical_stores, stores, table_stores
 from tests.robust.drawing import (
     DPI,
     FIGURES,
@@ -66,7 +66,7 @@ def test_a_script_draws_the_stored_picture(name: str, small: dict[str, Path], tm
     assert b"CreationDate" not in document
     assert b"/Type3" not in document
     assert b"/CIDFontType2" in document
-    fields = {"universal_map", "loss_surface"}
+    fields = {"universal_map", "loss_surface", "sticker_sheet"}
     assert (b"/Subtype /Image" in document) <= (name in fields), "lines and bars must stay vectors"
 
 
@@ -375,3 +375,47 @@ def test_a_store_may_lie_anywhere(small: dict[str, Path]) -> None:
     module("occlusion_patterns").main("memory://figures-test/study", out="memory://figures-test/out", dpi=DPI)
     written = (open_folder("memory://figures-test/out") / "occlusion_patterns.png").read_bytes()
     assert rms(pixels(written), pixels(STORED / "occlusion_patterns.png")) < TOLERANCE
+
+
+def test_a_heat_map_shows_every_score_and_mean_error(tmp_path: Path) -> None:
+    run = physical_stores.noise_run(tmp_path / "run")
+    told = json.loads((run / "summary.json").read_text())
+    (figure,) = figures_of("corruption_heatmap", run).values()
+    words = [text.get_text() for text in figure.axes[0].texts]
+    for cell in told["cells"]:
+        assert f"{100 * cell['score']:.0f}" in words
+    assert [f"{100 * row['mean_error']:.0f}" in words for row in told["corruptions"]] == [True] * 3
+    assert words.count("1.25") == 2, "the error over the reference's, where there is one"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["white", "hum", "mp3"]
+    mixed = sorted(told["cells"], key=lambda cell: cell["severity"])
+    physical_stores.edited(run, cells=mixed)
+    (figure,) = figures_of("corruption_heatmap", run).values()
+    assert [text.get_text() for text in figure.axes[0].texts].count("noise") == 1
+
+
+def test_a_heat_map_gathers_the_cells_of_a_study(tmp_path: Path) -> None:
+    cells = tmp_path / "cells"
+    runs = []
+    for severity, right in ((1, 80), (5, 44)):
+        told = {"condition": f"white-{severity}", "corruption": "white", "severity": severity}
+        runs.append(physical_stores.edited(stores.change_run(cells / f"w{severity}", right=right), condition=told))
+    stores.write_study(tmp_path, runs)
+    study = json.loads((tmp_path / "study.json").read_text())
+    for cell in study["cells"]:
+        cell["kind"] = "corruption"
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    (figure,) = figures_of("corruption_heatmap", tmp_path).values()
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert {f"{100 * 80 / 96:.0f}", f"{100 * 44 / 96:.0f}", f"{100 * (1 - 62 / 96):.0f}"} <= set(words)
+    with pytest.raises(StoreError, match=r"holds no finished run of `robust noise"):
+        figures_of("corruption_heatmap", cells / "w1")
+
+
+def test_lines_under_music_are_the_numbers_of_the_run(small: dict[str, Path], drawn: dict[str, Figure]) -> None:
+    told = json.loads((small["wake_word_music"] / "summary.json").read_text())
+    drawn_points = {
+        round(float(value), 6)
+        for container in drawn["wake_word_music"].axes[0].containers
+        for value in container.lines[0].get_ydata()
+    }
+    assert drawn_points == {round(100 * cell["f1"], 6) for cell in told["cells"] if cell["smr_db"] is not None}

@@ -5,6 +5,7 @@ Skipped where playwright or a Chromium is missing; set ROBUST_CHROMIUM to a brow
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from robust.evaluation.conditions import Attack
 from robust.evaluation.engine import AlignedData
 from robust.evaluation.pictures import save_frames
 from robust.report import write_page
-from tests.robust import av_toys, stores, table_stores
+from tests.robust import av_toys, physical_stores, stores, table_stores
 from tests.robust.test_report import changed, study
 from tests.robust.toys import CLIP_SECONDS, ToyData, victim
 
@@ -59,6 +60,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "both": [home / "both"],
         "study": [study(home)],
         "surface": [table_stores.surface_run(home / "surface")],
+        "air": [physical_stores.air_run(home / "air")],
+        "physical": [
+            physical_stores.noise_run(home / "noise"),
+            physical_stores.music_run(home / "music"),
+            physical_stores.sticker_run(home / "stickers"),
+        ],
     }
     return {name: Path(write_page(runs, home / f"{name}.html").path) for name, runs in folders.items()}
 
@@ -106,7 +113,7 @@ def visit(browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
         assert [url[:60] for url in made.asked[1:] if not url.startswith("data:")] == []
 
 
-@pytest.mark.parametrize("name", ["plain", "failed", "several", "many", "both", "study", "surface"])
+@pytest.mark.parametrize("name", ["plain", "failed", "several", "many", "both", "study", "surface", "air", "physical"])
 @pytest.mark.parametrize("width", [1200, 360])
 def test_every_page_opens_without_complaint_and_fits(visit: Any, name: str, width: int) -> None:
     page = visit(name, width=width).page
@@ -114,13 +121,42 @@ def test_every_page_opens_without_complaint_and_fits(visit: Any, name: str, widt
     assert page.locator("h1").count() == 1
 
 
-@pytest.mark.parametrize("name", ["plain", "many"])
-def test_players_load(visit: Any, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [
+        ("plain", [CLIP_SECONDS] * 24),
+        ("many", [CLIP_SECONDS] * 24),
+        ("air", [0.05] * 32),
+        ("physical", [0.1] * 3 + [0.05] * 8),
+    ],
+)
+def test_players_load(visit: Any, name: str, seconds: list[float]) -> None:
     page = visit(name).page
     page.wait_for_function("[...document.querySelectorAll('audio')].every(one => one.readyState >= 1)")
     lengths = page.evaluate("[...document.querySelectorAll('audio')].map(one => one.duration)")
-    assert len(lengths) == 24
-    assert all(abs(length - CLIP_SECONDS) < 0.005 for length in lengths)
+    assert lengths == pytest.approx(seconds, abs=0.005)
+
+
+def test_losses_are_coloured_and_their_numbers_stay_readable(visit: Any) -> None:
+    """The more is lost the further the colour is from the paper, in light and dark; ink keeps a contrast of 4.5."""
+    script = """() => [...document.querySelectorAll('.damage .tile')].map(tile => {
+        const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+        const seen = colour => {
+            canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+            const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3)
+                .map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const style = getComputedStyle(tile);
+        return [Number(style.getPropertyValue('--share')), seen(style.backgroundColor), seen(style.color)];
+    })"""
+    for scheme, sign in (("light", -1), ("dark", 1)):
+        tiles = sorted(visit("physical", color_scheme=scheme).page.evaluate(script))
+        assert len(tiles) == 2 * 5 + 3 * 5
+        assert all(sign * (two[1] - one[1]) >= -0.005 for one, two in itertools.pairwise(tiles))
+        assert sign * (tiles[-1][1] - tiles[0][1]) > 0.05
+        for _, paper, ink in tiles:
+            assert (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05) >= 4.5
 
 
 def test_pictures_load(visit: Any) -> None:
