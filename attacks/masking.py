@@ -26,8 +26,8 @@ LOUDEST_DB = 96.0
 """Level of the loudest bin of a clip."""
 FULL_SCALE_POWER = 1 / 6
 """Power of the peak bin of a full-scale sine: 8/3 (1/2 amplitude x 1/2 mean of the window)^2; silence goes by it."""
-SILENT_POWER = 1e-30
-"""A clip whose loudest bin has less, 300 dB below full scale, is taken for silent."""
+SILENT_POWER = 1e-20
+"""A clip whose loudest bin has less, 190 dB below full scale, is taken for silent: float32 holds what it divides."""
 APART_BARK = 0.5
 """Of two maskers closer than this the louder counts."""
 

@@ -139,9 +139,14 @@ def find_rooms(rooms: str | RoomSet) -> RoomSet:
     return ROOM_SETS[rooms]
 
 
-def split_of(size: Place) -> str:
-    """The split that rooms of this size may be in; one size in four is held out."""
-    millimetres = ",".join(str(round(1000 * side)) for side in size)
+def split_of(size: Place, *, turned: bool = False) -> str:
+    """The split that rooms of this size may be in; one size in four is held out.
+
+    Args:
+        size: Metres.
+        turned: Take the sides in ascending order, as for sets on a grid.
+    """
+    millimetres = ",".join(str(round(1000 * side)) for side in (sorted(size) if turned else size))
     return SPLITS[1] if derived_seed("split of rooms", millimetres) % HELD_OUT_ONE_IN == 0 else SPLITS[0]
 
 
@@ -159,8 +164,7 @@ def draw_geometry(rooms: RoomSet, generator: np.random.Generator, split: str | N
     low, high = np.transpose([rooms.x_m, rooms.y_m, rooms.z_m])
     for _ in range(DRAWS):
         size = _uniform(generator, low, high, rooms.size_step_m)
-        told_by = np.sort(size) if rooms.size_step_m else size
-        if split is not None and not rooms.one_size and split_of(_place(told_by)) != split:
+        if split is not None and not rooms.one_size and split_of(_place(size), turned=rooms.size_step_m > 0) != split:
             continue
         inner = size - 2 * rooms.from_wall_m
         if (inner < 0).any():

@@ -156,3 +156,12 @@ def test_bad_input(clean: torch.Tensor, rate: int, said: str) -> None:
 def test_a_perturbation_of_other_clips_is_refused() -> None:
     with pytest.raises(ThreatModelError, match="not of the clips"):
         masking_loss(torch.zeros(2, 4000), threshold(waves(2, 3000), RATE))
+
+
+@pytest.mark.parametrize("peak", [1e-9, 3e-11, 3e-15, 1e-30])
+def test_the_faintest_clips_have_figures(peak):
+    clip = peak * torch.sin(2 * torch.pi * 440 / 16_000 * torch.arange(4000.0))[None]
+    heard = threshold(clip, 16_000)
+    for delta in (torch.zeros_like(clip), 0.1 * torch.ones_like(clip)):
+        assert bool(masking_loss(delta, heard).isfinite().all())
+        assert bool(masking_excess_db(delta, heard).mean_db.isfinite().all())

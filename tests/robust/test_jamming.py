@@ -233,3 +233,4 @@ def test_the_command(tmp_path):
     told = runner.invoke(app, [*options[:-2], "--json"])
     assert json.loads(told.stdout)["kind"] == "music"
     assert runner.invoke(app, ["music", "--smr", "loud"]).exit_code == 2
+    assert runner.invoke(app, [*options[:-2], "--fit-smr", "1:2:3"]).exit_code == 2

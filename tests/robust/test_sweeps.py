@@ -222,6 +222,16 @@ def test_a_clip_is_in_one_room_at_all_levels(listener: Victim) -> None:
     assert none.columns["rt60_s_measured"] == [0.0] * 5
 
 
+def test_what_padding_holds_is_heard_in_no_room(listener: Victim) -> None:
+    batch = recordings()
+    real = batch.valid["audio"].expand_as(batch.inputs["audio"])
+    assert not real.all()
+    dirty = Batch(batch.ids, {"audio": torch.where(real, batch.inputs["audio"], 0.7)}, batch.labels, batch.valid)
+    clean, other = (apply(Room(0.3), listener, one).inputs["audio"] for one in (batch, dirty))
+    assert torch.equal(clean[real], other[real])
+    assert (other[~real] == 0.7).all()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
