@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from attacks.jamming import Jamming, Played, fit_music
 from attacks.music import LOUDNESS_LUFS, Music, ValidSet
 from attacks.score import Score as Tune
 from attacks.score import tune
+from attacks.tune_masking import HiddenIn
 from robust.api import make_manifest
 from robust.atomic import Folder, open_folder, write_atomically
 from robust.channels.bank import RoomBank
@@ -36,7 +36,7 @@ from robust.evaluation.jamming import (
     wake_index,
     white_loop,
 )
-from robust.evaluation.listening import clip_stem
+from robust.evaluation.listening import clip_stem, save_sound
 from robust.evaluation.progress import track
 from robust.evaluation.store import Store
 from robust.seeds import derived_seed
@@ -80,7 +80,7 @@ def jam(
     smr_db: Sequence[float] = SMR_DB,
     wake: str | None = None,
     fit_clips: int = 400,
-    penalty: Any = None,
+    masking: float = 0.0,
     batch_size: int | None = None,
     seed: int = 0,
     out: str | Folder | None = None,
@@ -102,7 +102,7 @@ def jam(
         smr_db: Speech-to-music ratios at which it is scored, dB.
         wake: Class to be missed; found by its name when None.
         fit_clips: Most clips it is fitted to.
-        penalty: See `attacks.jamming.fit_music`.
+        masking: Weight of what can be heard of the difference from the plain tune (`attacks.tune_masking`); 0 is none.
         batch_size: Clips at once in scoring; fitted to their length when None.
         seed: From which all randomness is derived.
         out: Run folder: a store for each masker and ratio, the music's parameters, and recordings to listen to.
@@ -126,7 +126,14 @@ def jam(
     word = wake_index(spec.labels, wake)
     music = Music(score or tune(), spec.sample_rate, valid)
     aligned, fitting = AlignedData(test, spec), AlignedData(training, spec)
-    played = _fitted(victim, music, fitting, word, bank, config, fit_clips, penalty, seed)
+    if not masking >= 0:
+        raise ThreatModelError(f"The weight of masking must be 0 or more; given {masking}.")
+    with torch.no_grad():
+        plain = music.render(music.plain(torch.Generator().manual_seed(derived_seed(seed, "music"))))
+    hidden = HiddenIn.under(plain.float(), spec.sample_rate)
+    config = replace(config, penalty_weight=masking)
+    played = _fitted(victim, music, fitting, word, bank, config, fit_clips, hidden if masking else None, seed)
+    told = hidden.excess(played.loop)
     loops, measured = _maskers(music, played, seed)
     conditions = _conditions(loops, ratios, bank, music.samples)
     size = batch_size or fitting_batch(victim, aligned)
@@ -150,6 +157,7 @@ def jam(
             "cells": [cell(part, word, *_told(key)) for key, part in records.items()],
             "adversarial_over_plain": [against_plain(records, word, ratio) for ratio in ratios],
             "loudness_lufs": measured,
+            "masking": {"weight": masking, "audible": float(told.audible), "mean_db": float(told.mean_db)},
             "audit": {"violations": music.violations(played.theta), "worst_loudness_error_lu": _worst(measured)},
             "trace": played.trace,
             "forwards": played.forwards,
@@ -179,7 +187,7 @@ def _fitted(
     bank: RoomBank | None,
     config: Jamming,
     fit_clips: int,
-    penalty: Any,
+    penalty: HiddenIn | None,
     seed: int,
 ) -> Played:
     """Music fitted to the first clips of the word."""
@@ -267,7 +275,7 @@ def _listen(
 ) -> list[Folder]:
     """Two turns of every masker, and the first clips of the word as they are heard with each, at the lowest ratio."""
     rate = data.spec.sample_rate
-    written = [_wav(folder / f"music-{name}.wav", loop.repeat(2), rate) for name, loop in loops.items()]
+    written = [save_sound(folder / f"music-{name}.wav", loop.repeat(2), rate) for name, loop in loops.items()]
     places = []
     for index in range(len(data)):
         if int(data.batch([index]).labels[0]) == word:
@@ -283,17 +291,8 @@ def _listen(
             mixed = condition.apply(victim, batch, torch.empty(0), seed).inputs["audio"]
             for place, (clip, sound) in enumerate(zip(batch.ids, mixed, strict=True)):
                 path = folder / "audio" / f"{clip_stem(place, clip)}-{name}.wav"
-                written.append(_wav(path, sound, rate))
+                written.append(save_sound(path, sound, rate))
     return written
-
-
-def _wav(path: Folder, sound: Tensor, sample_rate: int) -> Folder:
-    import soundfile
-
-    buffer = io.BytesIO()
-    soundfile.write(buffer, sound.detach().cpu().numpy(), sample_rate, format="WAV", subtype="FLOAT")
-    write_atomically(path, buffer.getvalue())
-    return path
 
 
 def _save(folder: Folder, played: Played, summary: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 import time
 from collections.abc import Mapping
@@ -11,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from attacks.gradients import Oracle, frozen
 from attacks.inaudible import Inaudible
 from attacks.pgd import PGD
 from attacks.supports import Support
 from robust.api import make_config, make_manifest, target_index
-from robust.atomic import Folder, open_folder, write_atomically
+from robust.atomic import Folder, open_folder
 from robust.channels.base import Channel
 from robust.channels.condition import heard_through
 from robust.channels.presets import load_channel
@@ -28,7 +26,7 @@ from robust.evaluation.air_summary import air_scores, held_out_score
 from robust.evaluation.checks import Check
 from robust.evaluation.conditions import Attack
 from robust.evaluation.engine import AlignedData, checked_batch, evaluate, fitting_batch
-from robust.evaluation.listening import clip_stem
+from robust.evaluation.listening import clip_stem, save_sound
 from robust.evaluation.perception import perceptual_medians
 from robust.evaluation.store import Store
 from robust.evaluation.summary import clean_score, threat_summary
@@ -227,18 +225,8 @@ def _listen(
         for where, sounds in (("", clips), ("-in-room", heard)):
             for place, clip in enumerate(batch.ids):
                 path = store.folder / "audio" / f"{clip_stem(place, clip)}-{version}{where}.wav"
-                write_atomically(path, _wav(sounds[place], victim.spec.sample_rate))
-                written.append(path)
+                written.append(save_sound(path, sounds[place], victim.spec.sample_rate))
     return written
-
-
-def _wav(sound: Tensor, sample_rate: int) -> bytes:
-    """A waveform as 32-bit float WAV, so that nothing is rounded away."""
-    import soundfile
-
-    buffer = io.BytesIO()
-    soundfile.write(buffer, sound.cpu().numpy(), sample_rate, format="WAV", subtype="FLOAT")
-    return buffer.getvalue()
 
 
 def _device(victim: Victim) -> torch.device:

@@ -79,8 +79,8 @@ def load_recorded(
 
     Raises:
         ThreatModelError: If the split or the share cannot be.
-        DataError: If the folder cannot be read or holds no audio, too few files to hold one out, one that cannot be read
-            or is silent, or the same recording on both sides of the split.
+        DataError: If the folder cannot be read or holds no audio, too few files to hold one out, one that cannot be
+            read or is silent, or the same recording on both sides of the split.
     """
     if split is not None and split not in SPLITS:
         raise ThreatModelError(unknown("split of recordings", split, SPLITS))

@@ -48,8 +48,8 @@ def cached(settings: Mapping[str, Any], make: Callable[[], Content]) -> Content:
         write_atomically(path, buffer.getvalue())
     except StoreError as error:
         warnings.warn(
-            f"Rooms cannot be cached in {path.parent} ({error.__cause__ or error}); they are simulated again in the next "
-            "run. Set ROBUST_CACHE to a folder that can be written.",
+            f"Rooms cannot be cached in {path.parent} ({error.__cause__ or error}); they are simulated again in the "
+            "next run. Set ROBUST_CACHE to a folder that can be written.",
             stacklevel=3,
         )
     return responses, rows

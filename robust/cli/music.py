@@ -31,6 +31,10 @@ def music(
     steps: Annotated[int, typer.Option(min=1, help="Updates of the music.")] = 400,
     draws: Annotated[int, typer.Option(min=1, help="Batches of clips and rooms summed for one update.")] = 1,
     clips_per_step: Annotated[int, typer.Option(min=1, help="Clips in a batch.")] = 32,
+    masking: Annotated[
+        float,
+        typer.Option(min=0.0, help="Weight of what is heard of the difference from the plain tune; 0: none."),
+    ] = 0.0,
     fit_limit: Annotated[int, typer.Option(min=1, help="Most clips of the word it is fitted to.")] = 400,
     limit: options.Limit = None,
     device: options.Device = "auto",
@@ -74,6 +78,7 @@ def music(
         smr_db=ratios[:1] if check else ratios,
         wake=wake,
         fit_clips=fit_limit,
+        masking=masking,
         seed=seed,
         out=out,
     )
@@ -91,6 +96,8 @@ def music(
     for row in summary["adversarial_over_plain"]:
         if row["ratio"] is not None:
             print(f"{'left of plain':12} {row['smr_db']:+g} dB {row['ratio']:.2f}")
+    told = summary["masking"]
+    print(f"heard    {100 * told['audible']:.0f} % of what differs from the plain tune is not masked by it")
     if out is not None:
         print(f"kept     in {out}; listen to music-adversarial.wav beside music-plain.wav")
 

@@ -89,7 +89,7 @@ def _severities(text: str) -> list[int]:
     try:
         if ":" in text:
             first, last = (int(part) for part in text.split(":"))
-            return list(range(first, last + 1))
+            return list(range(max(first, 0), min(last, 6) + 1))  # 0 and 6 are refused, as all beyond them
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"--severity takes first:last or a,b,c from 1 to 5; given {text!r}") from None

@@ -2,7 +2,8 @@
 
 A file is some clips under one corruption at one severity: an uncompressed archive of NumPy arrays, whose checksums
 tell when it is damaged (it is then made anew), written whole or not at all, and named by a hash of all that decides
-its content. What users define themselves, whose code no hash tells, is not cached. Where a run would not fit into the bound, nothing of it is cached.
+its content. What users define themselves, whose code no hash tells, is not cached.
+Where a run would not fit into the bound, nothing of it is cached.
 """
 
 from __future__ import annotations

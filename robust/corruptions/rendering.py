@@ -91,8 +91,8 @@ def render(
         whole = value.flatten(1).isfinite().all(dim=1)
         if not bool(whole.all()):
             raise ThreatModelError(
-                f"The corruption {corruption.name!r} makes {name} of the clip {ids[int(whole.int().argmin())]!r} NaN or "
-                "infinite; leave the corruption or the clip out."
+                f"The corruption {corruption.name!r} makes {name} of the clip {ids[int(whole.int().argmin())]!r} NaN "
+                "or infinite; leave the corruption or the clip out."
             )
     arrays = pack(own, changed)
     kept = unpack(arrays, own)

@@ -91,6 +91,12 @@ def _place(records: pd.DataFrame, version: str, place: str, seed: int) -> dict[s
     return {**told, "success": {**asdict(score), "score": finite(score.score)}, "pairs": int(counted.sum())}
 
 
+def success_over_rooms(records: pd.DataFrame, version: str, place: str) -> NDArray[np.float64]:
+    """(R,) the same over situations: successes in each over the mean number of clips that count in one."""
+    counted, won = _counts(records, version, place)
+    return np.asarray(won.sum(axis=0) / max(float(counted.sum(axis=0).mean()), 1e-12))
+
+
 def success_by_room(records: pd.DataFrame, version: str, place: str) -> NDArray[np.float64]:
     """(R,) success in each situation in which any unperturbed clip stands."""
     counted, won = _counts(records, version, place)

@@ -173,8 +173,8 @@ def _corruption(scored: Scored, name: str, severities: Sequence[int], reference:
 
 
 def _ratio(over: Floats, under: Floats) -> Floats:
-    """NaN where the denominator is not above 0: where the reference makes no errors, nothing is a multiple of them."""
-    return np.where(under > 0, over / np.where(under > 0, under, 1.0), np.nan)
+    """Infinite where the reference alone makes no errors (a denominator not above 0); NaN where the victim has none too."""
+    return np.where(under > 0, over / np.where(under > 0, under, 1.0), np.where(over > 0, np.inf, np.nan))
 
 
 FIGURES = {"mean_error": "mean_error", "degradation": "degradation", "ce": "mce", "relative_ce": "relative_mce"}
@@ -184,17 +184,16 @@ FIGURES = {"mean_error": "mean_error", "degradation": "degradation", "ce": "mce"
 def _mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over corruptions with their intervals; those without the figure are left out and counted.
 
-    A draw of clips on which a reference loses nothing is beyond every multiple of it: where there are too many of them,
-    a ratio has no upper end.
+    Where the reference alone loses nothing in too many draws of clips, a ratio has no upper end.
     """
     told: dict[str, Any] = {}
     for name, called in FIGURES.items():
         known = [row[name] for row in rows if row[name] is not None and math.isfinite(row[name][0])]
         means = np.mean(known, axis=0) if known else np.array([np.nan])
         low, high = percentile_interval(means[1:], (math.nan, math.nan))
-        if name in ("ce", "relative_ce") and np.isnan(means[1:]).any():
-            low, high = np.percentile(np.nan_to_num(means[1:], nan=np.inf), [2.5, 97.5], method="higher")
-        told |= {called: finite(float(means[0])), f"{called}_low": finite(float(low)), f"{called}_high": finite(float(high))}
+        if np.isposinf(means[1:]).any():
+            low, high = np.percentile(means[1:][~np.isnan(means[1:])], [2.5, 97.5], method="higher").tolist()
+        told |= {called: finite(float(means[0])), f"{called}_low": finite(low), f"{called}_high": finite(high)}
         if name in ("ce", "relative_ce") and known:
             told[f"{called}_corruptions"] = len(known)
     return told

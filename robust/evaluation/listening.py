@@ -82,8 +82,6 @@ def save_triples(
     Raises:
         StoreError: If the folder cannot be written.
     """
-    import soundfile
-
     again = attack_again(victim, data, attack, records, seed, count, "audio")
     if again is None:
         return []
@@ -91,9 +89,20 @@ def save_triples(
     for place, clip in enumerate(again.ids):
         original, changed = again.before["audio"][place].cpu(), again.after["audio"][place].cpu()
         for kind, sound in (("original", original), ("adversarial", changed), ("difference", changed - original)):
-            buffer = io.BytesIO()
-            soundfile.write(buffer, sound.numpy(), data.spec.sample_rate, format="WAV", subtype="FLOAT")
             path = folder / "audio" / f"{clip_stem(place, clip)}-{kind}.wav"
-            write_atomically(path, buffer.getvalue())
-            written.append(path)
+            written.append(save_sound(path, sound, data.spec.sample_rate))
     return written
+
+
+def save_sound(path: Folder, sound: Tensor, sample_rate: int) -> Folder:
+    """Writes a waveform (T,) as 32-bit float WAV, so that nothing is rounded away; the same path.
+
+    Raises:
+        StoreError: If it cannot be written.
+    """
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, sound.detach().cpu().numpy(), sample_rate, format="WAV", subtype="FLOAT")
+    write_atomically(path, buffer.getvalue())
+    return path

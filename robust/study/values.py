@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from robust.atomic import Folder
 from robust.errors import StoreError
-from robust.evaluation.air_summary import halfway_by_clip, success_by_clip
+from robust.evaluation.air_summary import halfway_by_clip, success_by_clip, success_over_rooms
 from robust.evaluation.curve_summary import TIE
 from robust.evaluation.paired import clean_view
 from robust.evaluation.radius_search import DECIBELS, level_at
@@ -54,6 +54,19 @@ class Values:
         """(N, S) of a term: 1 where a clip counts as right, or its area or radius; clips in the order of the data."""
         return np.stack([self._one(cell, term) for cell in self._own(term, data)], axis=1)
 
+    def by_room(self, term: Term, data: str) -> NDArray[np.float64]:
+        """(R, S) of a success over the air: by held-out situation, the same of all victims under one condition."""
+        return np.stack([self._over_rooms(cell, term) for cell in self._own(term, data)], axis=1)
+
+    def costs(self, term: Term, data: str) -> bool:
+        """Whether the air costs the plain attack any success."""
+        cells = [self._of(cell.folder) for cell in self._own(term, data)]
+        far, near = (
+            np.mean([success_by_clip(records, "plain", place).mean() for records in cells])
+            for place in ("held_out_rooms", "no_channel")
+        )
+        return bool(near > far)
+
     def searched(self, term: Term, data: str) -> bool:
         """Whether each clip has a radius; with many labels a clip, it has none."""
         return all(self._searched(cell) for cell in self._own(term, data))
@@ -86,6 +99,13 @@ class Values:
         if term.measure in AIR:
             return success_by_clip(self._of(cell.folder), term.measure, "held_out_rooms")
         return np.asarray(self._view(cell, term)["correct"], dtype=np.float64)
+
+    def _over_rooms(self, cell: CellRun, term: Term) -> NDArray[np.float64]:
+        records = self._of(cell.folder)
+        if term.measure != "halfway":
+            return success_over_rooms(records, term.measure, "held_out_rooms")
+        near = float(success_by_clip(records, "plain", "no_channel").mean())
+        return (near + success_over_rooms(records, "plain", "held_out_rooms")) / 2
 
     def _view(self, cell: CellRun, term: Term) -> pd.DataFrame:
         """Records in which `correct` and `logits` are those of the measure."""

@@ -140,14 +140,15 @@ def _test(question: Question, values: Values) -> Verdict:
         return replace(asked, reason=problem)
     if question.left.measure == "radius":
         return _test_radii(asked, question, values)
+    if question.left.measure in AIR:
+        return _test_air(asked, question, values)
     if not isinstance(question.right, Term):
         return _test_number(asked, question, values)
-    air = question.left.measure in AIR
-    if values.task(question.left, question.data) == "multilabel" and not air:
+    if values.task(question.left, question.data) == "multilabel":
         return _test_map(asked, question, values)
     left, right = (values.by_clip(term, question.data) for term in (question.left, question.right))
     areas = "auc" in (question.left.measure, question.right.measure)
-    if air or areas or (question.margin and values.seeds > 1):
+    if areas or (question.margin and values.seeds > 1):
         return _t_test(asked, left, right, question.margin)
     found = compare_accuracy(left > 0, right > 0)
     if question.margin:
@@ -156,6 +157,26 @@ def _test(question: Question, values: Values) -> Verdict:
     told = replace(asked, a=found.a, b=found.b, effect=found.difference, low=found.low, high=found.high)
     told = replace(told, p=found.p, test=found.test, clips=found.clips, seeds=found.seeds)
     return replace(told, more=found.only_a, fewer=found.only_b)
+
+
+def _test_air(asked: Verdict, question: Question, values: Values) -> Verdict:
+    """Successes over the air, for new clips and for new rooms: of a test over each, the one that says less."""
+    data, margin = question.data, question.margin
+    terms = [term for term in (question.left, question.right) if isinstance(term, Term)]
+    for term in terms:
+        if term.measure == "halfway" and not values.costs(term, data):
+            return replace(asked, reason="the air costs the plain attack nothing, so there is nothing to win back")
+    left, *right = (values.by_clip(term, data) for term in terms)
+    bound = question.right if isinstance(question.right, float) else 0.0
+    told = [_t_test(asked, left, right[0] if right else np.full_like(left, bound), margin)]
+    if len({term.condition for term in terms}) == 1:  # rooms of two conditions are not the same rooms
+        left, *right = (values.by_room(term, data) for term in terms)
+        told.append(_t_test(asked, left, right[0] if right else np.full_like(left, bound), margin))
+    weaker = max(told, key=lambda verdict: verdict.p or 0.0)
+    low = min(verdict.low for verdict in told if verdict.low is not None)
+    high = max(verdict.high for verdict in told if verdict.high is not None)
+    test = f"paired t-test over {'clips' if weaker is told[0] else 'rooms'}, the weaker of clips and rooms"
+    return replace(told[0], p=weaker.p, low=low, high=high, test=test if len(told) > 1 else told[0].test)
 
 
 def _test_map(asked: Verdict, question: Question, values: Values) -> Verdict:
@@ -191,12 +212,12 @@ def _test_number(asked: Verdict, question: Question, values: Values) -> Verdict:
     """A score against a number: exactly, where every clip counts as right or wrong once."""
     from scipy.stats import binomtest
 
-    if values.task(question.left, question.data) == "multilabel" and question.left.measure not in AIR:
+    if values.task(question.left, question.data) == "multilabel":
         return replace(asked, reason="mAP has no test against a number; read its interval")
     assert isinstance(question.right, float)
     bound = question.right + question.margin
     left = values.by_clip(question.left, question.data)
-    if question.left.measure in ("auc", *AIR) or left.shape[1] > 1:
+    if question.left.measure == "auc" or left.shape[1] > 1:
         found = _t_test(asked, left, np.full_like(left, bound), 0.0, "t-test")
         return replace(found, b=question.right)
     count, right = len(left), int(left.sum())

@@ -56,7 +56,7 @@ def test_a_study_over_the_air(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "random, no channel" in csv
     claims = {claim["name"]: claim for claim in json.loads(found["claims.json"])}
     assert claims["eot"]["a"] is not None
-    assert claims["half"]["test"] == "paired t-test"
+    assert claims["half"]["test"].startswith("paired t-test") or "costs the plain" in claims["half"]["reason"]
     assert claims["noise"]["b"] == 0.9
     run_file(tmp_path / "study.yaml")  # nothing is computed again
     assert tables(store) == found
@@ -128,10 +128,50 @@ def test_successes_are_tested_by_clip(tmp_path: Path) -> None:
     cell = stored(tmp_path, "a", "room", columns, kind="air")
     asked = Question("c", "t", "w", "d", Term("a", "room", "eot"), ">", Term("a", "room", "plain"))
     found = decide([asked], Values([cell], [0]), "holm", 0.05)[0]
-    won = [(unperturbed & ~version).sum(axis=1) / unperturbed.sum(axis=1).mean() for version in (eot, plain)]
+    won = [unperturbed & ~version for version in (eot, plain)]
+    tests = [
+        stats.ttest_rel(*(version.sum(axis=axis) / unperturbed.sum(axis=axis).mean() for version in won))
+        for axis in (0, 1)
+    ]
     assert found.a == pytest.approx((unperturbed & ~eot).sum() / unperturbed.sum())
-    assert found.p == pytest.approx(stats.ttest_rel(*won).pvalue)
+    assert found.effect == pytest.approx(found.a - (unperturbed & ~plain).sum() / unperturbed.sum())
+    assert found.p == pytest.approx(max(test.pvalue for test in tests))
+    intervals = [test.confidence_interval() for test in tests]
+    assert found.low == pytest.approx(min(ends.low for ends in intervals))
+    assert found.high == pytest.approx(max(ends.high for ends in intervals))
     assert found.verdict == "supported"
+
+
+def test_one_room_alone_decides_nothing(tmp_path: Path) -> None:
+    """Many clips agree on a difference that one of five rooms makes by itself."""
+    unperturbed, plain = np.ones((100, 5), dtype=bool), np.ones((100, 5), dtype=bool)
+    eot = plain.copy()
+    eot[:80, 0] = False
+    columns = {
+        "unperturbed_held_out_rooms": unperturbed.tolist(),
+        "eot_held_out_rooms": eot.tolist(),
+        "plain_held_out_rooms": plain.tolist(),
+        "clean_correct": [True] * 100,
+    }
+    cell = stored(tmp_path, "a", "room", columns, kind="air")
+    asked = Question("c", "t", "w", "d", Term("a", "room", "eot"), ">", Term("a", "room", "plain"))
+    found = decide([asked], Values([cell], [0]), "holm", 0.05)[0]
+    assert found.verdict == "undecided"
+    assert "over rooms" in found.test
+
+
+def test_nothing_lost_is_nothing_won_back(tmp_path: Path) -> None:
+    stands = {"unperturbed": True, "plain": False, "eot": False}
+    columns = {
+        f"{version}_{place}": [[value] * 4 if place == "held_out_rooms" else value] * 9
+        for version, value in stands.items()
+        for place in ("no_channel", "held_out_rooms")
+    }
+    cell = stored(tmp_path, "a", "room", {**columns, "clean_correct": [True] * 9}, kind="air")
+    asked = Question("c", "t", "w", "d", Term("a", "room", "eot"), ">=", Term("a", "room", "halfway"))
+    found = decide([asked], Values([cell], [0]), "holm", 0.05)[0]
+    assert found.verdict == "undecided"
+    assert "costs the plain attack nothing" in found.reason
 
 
 def test_a_smoke_run_counts_to_one() -> None:

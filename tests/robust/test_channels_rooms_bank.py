@@ -184,7 +184,10 @@ def test_files_are_named_by_their_settings(cache: Path) -> None:
             lambda: load_bank(RoomSet("two", (3, 5), (4, 4), (4, 4), absorption=0.5, size_step_m=2.0), workers=1),
             "no size for the split",
         ),
-        (lambda: RoomSet("grid", (3.2, 3.8), (3, 4), (2, 3), absorption=0.5, size_step_m=1.0), "x_m .*no multiple of 1"),
+        (
+            lambda: RoomSet("grid", (3.2, 3.8), (3, 4), (2, 3), absorption=0.5, size_step_m=1.0),
+            "x_m .*no multiple of 1",
+        ),
         (lambda: RoomSet("wall", (3, 4), (3, 4), (2, 3), absorption=0.5, from_wall_m=math.nan), "from_wall_m .*nan"),
         (lambda: RoomSet("near", (3, 4), (3, 4), (2, 3), absorption=0.5, apart_m=-1.0), "apart_m .*-1"),
         (lambda: RoomSet("step", (3, 4), (3, 4), (2, 3), absorption=0.5, place_step_m=math.nan), "place_step_m .*nan"),

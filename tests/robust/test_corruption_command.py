@@ -89,6 +89,8 @@ def test_severities_that_are_no_numbers(app, severity):
     [
         (["--corruption", "whit"], "Did you mean 'white'"),
         (["--severity", "0:5"], "1 to 5"),
+        (["--severity", "1:99999999999999"], "1 to 5"),
+        (["--severity", "-99999999999999:3"], "1 to 5"),
         (["--severity", "5:1"], "1 to 5"),
         (["--corruption", "video"], "No corruption of 'video'"),
         (["--cache-gib", "nan", "--corruption", "gap"], "GiB from 0"),

@@ -25,7 +25,7 @@ from robust.evaluation.corruption_reference import (
     pinned_table,
     to_hex,
 )
-from robust.evaluation.corruption_table import RESAMPLES, Scored, corruption_summary
+from robust.evaluation.corruption_table import RESAMPLES, Scored, _mean_of, _ratio, corruption_summary
 from robust.metrics.classification import wilson
 from robust.plots.corruptions import draw_corruptions
 from robust.types import Clip, Dataset, VictimSpec
@@ -83,6 +83,18 @@ class TestFigures:
         assert hum["ce"] == pytest.approx((0 + 2 / 4) / (1 / 4 + 3 / 4))
         assert told["mce"] == pytest.approx((white["ce"] + hum["ce"]) / 2)
         assert told["mce_corruptions"] == 2
+
+    @pytest.mark.parametrize(("undefined", "bounded"), [(0, True), (10, True), (60, False)])
+    def test_draws_on_which_the_reference_loses_nothing_are_not_left_out(self, undefined, bounded):
+        reference = np.concatenate([np.ones(1001 - undefined), np.zeros(undefined)])
+        ratios = _ratio(np.concatenate([[2.0], np.linspace(1, 3, 1000 - undefined), np.ones(undefined)]), reference)
+        row = dict.fromkeys(("mean_error", "degradation", "ce"), ratios[:1]) | {"relative_ce": ratios}
+        told = _mean_of([row])
+        assert told["relative_mce"] == 2
+        assert told["relative_mce_low"] == pytest.approx(1.05, abs=0.01)
+        assert (told["relative_mce_high"] is not None) == bounded
+        if bounded:  # the highest 2.5 % begin with those that are undefined
+            assert told["relative_mce_high"] == pytest.approx(2.95 + 0.002 * undefined, abs=0.01)
 
     def test_relative_mce_by_hand(self):
         told = summary_of(THEIRS)
