@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,8 +45,8 @@ class Channel(nn.Module, ABC):
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
-        if sample_rate < 1:
-            raise ThreatModelError(f"The sample rate must be a number of Hz from 1; given {sample_rate}.")
+        if not (isinstance(sample_rate, int | float | np.integer) and 1 <= sample_rate < math.inf):
+            raise ThreatModelError(f"The sample rate must be a number of Hz from 1; given {sample_rate!r}.")
         self.sample_rate = sample_rate
 
     @abstractmethod
@@ -97,7 +98,8 @@ def checked_span(name: str, span: Span, low: float, high: float, unit: str) -> t
     Raises:
         ThreatModelError: If it is no number or range, is turned round, or leaves `low` to `high`.
     """
-    ends = tuple(float(end) for end in (span if isinstance(span, tuple | list) else (span, span)))
+    given = span if isinstance(span, tuple | list) else (span, span)
+    ends = tuple(float(end) if isinstance(end, int | float | np.number) else math.nan for end in given)
     if len(ends) != 2 or not all(math.isfinite(end) for end in ends) or not low <= ends[0] <= ends[1] <= high:
         raise ThreatModelError(
             f"{name} must be a number of {unit} or a range (lowest, highest) from {low:g} to {high:g}; given {span}."

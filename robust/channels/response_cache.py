@@ -12,6 +12,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +25,9 @@ from robust.errors import StoreError
 
 VERSION = 1
 """To be raised whenever the same settings give other responses."""
+
+SIMULATED_BY = ("pyroomacoustics", "numpy", "scipy")
+"""Libraries whose other versions may give others."""
 
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError)
 """What reading an archive raises where any of its bytes are wrong; the last for flags of methods and passwords."""
@@ -57,7 +61,7 @@ def cached(settings: Mapping[str, Any], make: Callable[[], Content]) -> Content:
 
 def path_of(settings: Mapping[str, Any]) -> Path:
     """The file of these settings."""
-    text = json.dumps(settings, sort_keys=True)
+    text = json.dumps([settings, {name: metadata.version(name) for name in SIMULATED_BY}], sort_keys=True)
     return cache_dir() / "rooms" / f"v{VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
 
 

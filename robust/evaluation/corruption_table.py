@@ -173,7 +173,7 @@ def _corruption(scored: Scored, name: str, severities: Sequence[int], reference:
 
 
 def _ratio(over: Floats, under: Floats) -> Floats:
-    """Infinite where the reference alone makes no errors (a denominator not above 0); NaN where the victim has none too."""
+    """Infinite where the reference alone makes no errors (a denominator not above 0), NaN where neither makes any."""
     return np.where(under > 0, over / np.where(under > 0, under, 1.0), np.where(over > 0, np.inf, np.nan))
 
 

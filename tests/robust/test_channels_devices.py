@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -317,3 +318,15 @@ def test_resampling_is_that_of_soxr() -> None:
 def test_refused_settings(make: Callable[[], Channel], says: str) -> None:
     with pytest.raises(ThreatModelError, match=says):
         make()
+
+
+@pytest.mark.parametrize("wrong", ["loud", None, [1, "x"], (None, 3), [1], (1, 2, 3)])
+def test_what_is_no_number_is_told(wrong: Any) -> None:
+    with pytest.raises(ThreatModelError, match="must be a number of dB or a range"):
+        Gain(16_000, wrong)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 0, -1, "fast", None])
+def test_no_rate_but_a_number_of_hz(wrong: Any) -> None:
+    with pytest.raises(ThreatModelError, match="sample rate"):
+        Gain(wrong, 0.0)
