@@ -25,7 +25,8 @@ class Detection:
     """How well clips with the event are told from clips without.
 
     Attributes:
-        f1: Harmonic mean of precision and recall, with a bootstrap interval over clips.
+        f1: Harmonic mean of precision and recall, with a bootstrap interval over clips; at 0 and 1, where no draw
+            differs, from Wilson's of TP / (TP + FP + FN), of which it is a function.
         precision, recall: With Wilson's interval.
         true_positives, false_positives, false_negatives, true_negatives: Counts of clips.
     """
@@ -60,6 +61,8 @@ def detection(truth: Bools, found: Bools, *, resamples: int = 1000, seed: int = 
     hits, false_alarms, misses, rest = (int(count) for count in counts)
     draws = np.random.default_rng(seed).multinomial(truth.size, counts / truth.size, size=resamples)
     low, high = np.percentile(_f1(draws), [2.5, 97.5]) if resamples else (0.0, 1.0)
+    if hits == 0 or false_alarms + misses == 0:  # no draw differs, but other clips would
+        low, high = (2 * share / (1 + share) for share in wilson(hits, hits + false_alarms + misses))
     point = float(_f1(counts))
     return Detection(
         Score(point, min(float(low), point), max(float(high), point), "F1", truth.size),

@@ -129,3 +129,13 @@ class TestStreams:
             detections(np.zeros(3), 0.0, frames_per_second=0)
         with pytest.raises(ThreatModelError, match="later end"):
             stream_detection(np.array([]), np.array([2.0]), np.array([1.0]), duration_s=1.0)
+
+
+@pytest.mark.parametrize(("hits", "alarms", "misses"), [(0, 0, 12), (0, 3, 9), (12, 0, 0)])
+def test_all_or_nothing_has_an_interval_too(hits: int, alarms: int, misses: int) -> None:
+    truth = np.array([True] * hits + [False] * alarms + [True] * misses + [False] * 20)
+    found = np.array([True] * (hits + alarms) + [False] * (misses + 20))
+    f1 = detection(truth, found).f1
+    assert f1.score in (0.0, 1.0)
+    assert f1.low <= f1.score <= f1.high
+    assert 0.05 < f1.high - f1.low < 0.5
