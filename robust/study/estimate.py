@@ -56,6 +56,8 @@ def steps(cell: Cell) -> float:
         return float(clips * SEARCH_RUNS * settings["steps"] * settings["restarts"]) + _checks(settings, CHECKED_CLIPS)
     if settings["kind"] == "attack":
         return float(clips * one_run) + _checks(settings, 32)
+    if settings["kind"] == "air":
+        return clips * _air(settings)
     if settings["kind"] == "universal":
         return float(settings["fit_limit"] * settings["epochs"] + 4 * clips)
     if settings["kind"] == "thresholds":
@@ -65,6 +67,14 @@ def steps(cell: Cell) -> float:
     if settings["kind"] == "latency":
         return float(settings["repeats"] * settings["batch_size"])
     return float(clips * (one_run + 2 * FORWARD))
+
+
+def _air(settings: Mapping[str, Any]) -> float:
+    """Of one clip over the air: both attacks to their ends, and four versions of it in the rooms of two splits."""
+    plain = settings["plain_steps"] or settings["steps"]
+    attacks = settings["restarts"] * (settings["steps"] * settings["draws"] + plain)
+    hiding = settings["inaudible"] * (settings["draws"] + 1)
+    return float(attacks + hiding + 8 * settings["situations"] * FORWARD)
 
 
 def _checks(settings: Mapping[str, Any], clips: int) -> float:
