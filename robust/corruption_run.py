@@ -17,7 +17,7 @@ from robust.corruptions.naming import ALL, checked_severities, chosen_corruption
 from robust.corruptions.rendering import VERSION
 from robust.errors import DataError
 from robust.evaluation.corruption_cells import CLEAN, PIECE, Cell, cells_of, evaluate_cells
-from robust.evaluation.corruption_reference import Reference, measured_reference, pinned_reference
+from robust.evaluation.corruption_reference import Reference, pinned_reference
 from robust.evaluation.corruption_table import RESAMPLES, Scored, corruption_summary
 from robust.evaluation.engine import AlignedData, checked_batch, fitting_batch
 from robust.evaluation.store import Store
@@ -60,7 +60,7 @@ class NoiseRun:
     def as_reference(self) -> Reference:
         """This run's errors as those of the reference of mCE."""
         told = {name: self.summary[name] for name in ("weights", "data", "seed")}
-        return measured_reference(Scored(self.records, self.summary["task"]), {"model": self.summary["victim"], **told})
+        return Scored(self.records, self.summary["task"]).as_reference({"model": self.summary["victim"], **told})
 
 
 def noise(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from numpy.typing import NDArray
 from robust.corruptions.base import CORRUPTIONS
 from robust.corruptions.rendering import VERSION
 from robust.metrics.multilabel import bootstrap_weights
-
-if TYPE_CHECKING:
-    from robust.evaluation.corruption_table import Scored
 
 Floats = NDArray[np.float64]
 PINNED = "reference-m5-events.json"
@@ -46,11 +43,6 @@ class Reference:
         if any(key not in self.cells or len(self.cells[key]) != 1 + draws for key in keys):
             return None
         return np.stack([self.cells[key] for key in keys])
-
-
-def measured_reference(scored: Scored, told: Mapping[str, Any]) -> Reference:
-    """A reference from its own run on the same clips."""
-    return Reference({key: scored.errors(key) for key in scored.groups}, told)
 
 
 def pinned_reference(ids: Sequence[str], resamples: int, seed: int = 0) -> tuple[Reference | None, str | None]:

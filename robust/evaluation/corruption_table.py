@@ -63,6 +63,10 @@ class Scored:
         """(1 + D,) the error of a cell, and under the draws."""
         return 1 - np.concatenate([[self.scores[key].score], self.draws[key]])
 
+    def as_reference(self, told: Mapping[str, Any]) -> Reference:
+        """These errors as those of a reference on the same clips; `told` says whose."""
+        return Reference({key: self.errors(key) for key in self.groups}, told)
+
 
 def corruption_summary(
     records: pd.DataFrame,

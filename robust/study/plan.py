@@ -13,11 +13,11 @@ from robust.api import weights_hash
 from robust.data import data_entry
 from robust.errors import RobustError, StoreError, unknown
 from robust.evaluation.engine import align_labels
-from robust.study import kinds
 from robust.study.cells import is_trained
 from robust.study.channel_files import channel_identity
 from robust.study.conditions import WHERE, Condition, ThresholdsKind, shortened
 from robust.study.config import Study
+from robust.study.fitting import check
 from robust.study.opening import code_hash, open_data, open_victim, source_of
 from robust.study.source import Source
 from robust.victims.loading import find_device
@@ -204,7 +204,7 @@ def with_keys(cells: Sequence[Cell], study: Study, source: Source, device: str) 
 def _check(cell: Cell, study: Study, device: str) -> None:
     """Whether the condition of a cell can be on its victim and its data."""
     victim, data = open_victim(cell.task["victim"], device), open_data(cell.task["data"])
-    kinds.check(victim, data, study.conditions[cell.condition])
+    check(victim, data, study.conditions[cell.condition])
 
 
 def _identity(victim: Mapping[str, Any], data: Mapping[str, Any], device: str) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from robust.evaluation.corruption_cells import Cell, cells_of, one_thread_each
 from robust.evaluation.corruption_reference import (
     Reference,
     from_hex,
-    measured_reference,
     pinned_reference,
     pinned_table,
     to_hex,
@@ -71,7 +70,7 @@ CELLS = cells_of([WHITE, HUM], (1, 5))
 
 
 def summary_of(theirs: dict[tuple[str, int], Sequence[int]] | None) -> dict:
-    reference = measured_reference(Scored(made_up(theirs), "multiclass"), {"model": "them"}) if theirs else None
+    reference = Scored(made_up(theirs), "multiclass").as_reference({"model": "them"}) if theirs else None
     return corruption_summary(made_up(OURS), "multiclass", CELLS, reference, {"victim": "us"}, "because")
 
 
