@@ -21,6 +21,7 @@ from robust.channels.simulation import Geometry, simulate
 RATE = 8_000
 # 64 samples of sound apart at 8 kHz, so that pyroomacoustics' direct path is on a sample too.
 ROOM = Geometry((4.0, 3.0, 2.5), (0.6, 1.0, 1.2), (0.6 + 64 * 343 / RATE, 1.0, 1.2))
+HALL = Geometry((15.0, 15.0, 5.0), (7.0, 4.0, 2.0), (3.0, 8.0, 1.0))
 
 
 def decay_by_hand(samples: NDArray[np.floating], sample_rate: int = RATE) -> float:
@@ -159,18 +160,18 @@ def test_no_size_is_in_both_splits(name: str) -> None:
 
 
 def test_a_size_that_cannot_have_its_rt60_is_drawn_anew() -> None:
-    # Half of these rooms, 30 m and more, are too large for 45 ms.
-    rooms = RoomSet("halls", (3, 40), (3, 40), (3, 20), rt60_s=(0.045, 0.045))
+    # Half of these rooms, 30 m and more, are too large for 100 ms.
+    rooms = RoomSet("halls", (3, 40), (3, 40), (3, 20), rt60_s=(0.1, 0.1))
     refused = 0
     for number in range(6):
         geometry = draw_geometry(rooms, np.random.default_rng(number), "train")
         try:
-            simulate(geometry, RATE, rt60_s=0.045)
+            simulate(geometry, RATE, rt60_s=0.1)
         except ThreatModelError:
             refused += 1
         samples, row = simulated_room(rooms, "train", number, 0, RATE, "image", "direct")
-        assert row["rt60_s_measured"] == pytest.approx(0.045, rel=0.2)
-        assert len(samples) == 360
+        assert row["rt60_s_measured"] == pytest.approx(0.1, rel=0.2)
+        assert len(samples) == 800
     assert refused > 0
 
 
@@ -185,6 +186,8 @@ def test_a_size_that_cannot_have_its_rt60_is_drawn_anew() -> None:
         (lambda: simulate(ROOM, RATE, rt60_s=0.0), "above 0"),
         (lambda: simulate(ROOM, RATE, rt60_s=math.nan), "above 0"),
         (lambda: simulate(ROOM, RATE, rt60_s=4.0), "million images .* up to 1"),
+        (lambda: simulate(HALL, RATE, rt60_s=0.005), "cannot have an RT60 of 0.005 s: sound meets a wall every 17 ms"),
+        (lambda: simulate(HALL, RATE, rt60_s=0.06), "cannot have an RT60 of 0.06 s"),
         (lambda: simulate(ROOM, RATE, rt60_s=0.004), "cannot have an RT60 of 0.004 s: sound meets a wall every 6 ms"),
         (lambda: simulate(ROOM, RATE), "either an RT60 or an absorption"),
         (lambda: simulate(ROOM, RATE, absorption=1.0), "below 1; given 1.0"),
