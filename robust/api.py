@@ -71,6 +71,7 @@ def attack(
     rescale: bool = False,
     scale: Mapping[str, float] | None = None,
     inaudible: Inaudible | None = None,
+    speech: bool = False,
     config: PGD | None = None,
     target: str | None = None,
     success: str | None = None,
@@ -97,6 +98,7 @@ def attack(
         rescale: With `cut`, scale what is left up to the radius.
         scale: With `joint`: modality -> units that make one unit of the joint norm.
         inaudible: Hide what broke a clip under what the clip masks, by these settings (one waveform).
+        speech: Records hold PESQ and STOI, too, as far as their libraries are installed.
         config: Settings of PGD; or give them singly as `settings` (`steps=40`, `restarts=2`...).
         target: Class that the attacker wants to see; any wrong one when None.
         success: With many labels a clip, what counts: a name from `SUCCESS`.
@@ -122,6 +124,7 @@ def attack(
         cut=cut,
         rescale=rescale,
         inaudible=inaudible,
+        speech=speech,
     )
     victim, aligned = aligned_to(victim, data, threat.packing)
     aligned.read_all()

@@ -76,6 +76,7 @@ def air(
     situations: int = 20,
     plain_steps: int | None = None,
     inaudible: Inaudible | None = None,
+    speech: bool = False,
     config: PGD | None = None,
     target: str | None = None,
     batch_size: int | str = "auto",
@@ -102,6 +103,7 @@ def air(
         situations: Rooms of each split in which clips are scored.
         plain_steps: Steps of the attack without EOT; as many as with it when None.
         inaudible: Hide what broke a clip under what the clip masks, by these settings (one waveform).
+        speech: Records hold PESQ and STOI, too, as far as their libraries are installed.
         config: Settings of PGD for both attacks; or give them singly as `settings` (60 steps unless told).
         target: Class that the attacker wants to see; any wrong one when None.
         batch_size: Clips at once; `auto` fits it to their length. Changes no result.
@@ -122,6 +124,7 @@ def air(
         target=target_index(victim, target),
         packing=threat.packing,
         inaudible=inaudible,
+        speech=speech,
     )
     splits = channel if isinstance(channel, tuple) else channels_of(channel, victim.spec.sample_rate)
     condition = OverTheAir(attack, *splits, draws, keep_steps, situations, plain_steps)

@@ -54,6 +54,9 @@ def attack(
     inaudible: Annotated[
         int, typer.Option(min=0, help="Steps of a second stage that hides what broke a clip under what it masks.")
     ] = 0,
+    speech: Annotated[
+        bool, typer.Option("--speech", help="PESQ and STOI, too, where installed.")
+    ] = False,
     restarts: Annotated[int, typer.Option(help="Runs; each works on what is left.")] = 1,
     loss: Annotated[str | None, typer.Option(help="margin, ce, dlr; bce, label-margin for many labels.")] = None,
     schedule: Annotated[str, typer.Option(help="auto, apgd, cosine or constant.")] = "auto",
@@ -119,6 +122,7 @@ def attack(
         cut=allowed if cut else None,
         rescale=rescale,
         inaudible=options.hiding(inaudible, check),
+        speech=speech,
         config=config,
         target=target,
         success=success,

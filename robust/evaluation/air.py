@@ -254,7 +254,7 @@ class OverTheAir:
             prefix = "" if version == "eot" else f"{version}_"
             sizes = audited(self.attack.threat, batch, result.inputs)
             columns |= {f"{prefix}{name}": values for name, values in sizes.items()}
-            columns |= heard(victim, batch, result.inputs, prefix)
+            columns |= heard(victim, batch, result.inputs, prefix, speech=self.attack.speech)
         columns["violated"] = [a or b for a, b in zip(columns["violated"], columns["plain_violated"], strict=True)]
         pairs = zip(columns["violation"], columns["plain_violation"], strict=True)
         columns["violation"] = ["; ".join(sorted({one for one in pair if one})) for pair in pairs]

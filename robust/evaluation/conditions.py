@@ -25,6 +25,7 @@ from attacks.supports import Support, out_of_support
 from attacks.threat import Ball
 from robust.channels import spec_of
 from robust.evaluation.perception import heard
+from robust.metrics.perceptual_extra import available
 from robust.seeds import generators_for
 from robust.types import Batch, Outcome
 
@@ -81,6 +82,7 @@ class Attack:
         cut: Cut the perturbation of the one modality attacked down to this support afterwards (methods.md 1.4).
         rescale: After a cut, scale what is left up to the radius.
         inaudible: A second stage on the one waveform attacked: what broke a clip is hidden under what the clip masks.
+        speech: Records hold PESQ and STOI, too.
     """
 
     threat: Mapping[str, Ball]
@@ -92,6 +94,7 @@ class Attack:
     cut: Support | None = None
     rescale: bool = False
     inaudible: Inaudible | None = None
+    speech: bool = False
 
     def __post_init__(self) -> None:
         if self.success is not None and self.success not in SUCCESS:
@@ -102,6 +105,8 @@ class Attack:
             )
         if self.cut is not None and len(self.threat) > 1:
             raise ThreatModelError("A cut belongs to one modality; attack that one alone.")
+        if self.speech and not available():
+            raise ThreatModelError("PESQ and STOI need their libraries: pip install 'robust-audio[perceptual]'.")
         if self.inaudible is not None and (len(self.threat) > 1 or self.packing is not None or self.cut is not None):
             raise ThreatModelError("What is to be inaudible is one waveform, attacked alone and without a cut.")
 
@@ -118,6 +123,8 @@ class Attack:
             told |= {"cut": repr(self.cut), "rescale": self.rescale}
         if self.inaudible is not None:
             told["inaudible"] = asdict(self.inaudible)
+        if self.speech:
+            told["speech"] = True
         return told
 
     def goal(self, labels: Tensor, clean_logits: Tensor | None = None) -> Goal:
@@ -218,7 +225,7 @@ class Attack:
             "late_gain": late_gain.tolist(),
             **audited(self.threat, batch, inputs),
             **self._parts(batch, inputs),
-            **heard(victim, batch, inputs),
+            **heard(victim, batch, inputs, speech=self.speech),
         }
         return Outcome(inputs, columns)
 

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 AUDIO = "audio"
 
 
-def heard(victim: Victim, batch: Batch, changed: dict[str, Tensor], prefix: str = "") -> dict[str, list[float]]:
+def heard(
+    victim: Victim, batch: Batch, changed: dict[str, Tensor], prefix: str = "", *, speech: bool = False
+) -> dict[str, list[float]]:
     """Figures of every clip whose sound was changed, by `robust.metrics.perceptual`; NaN for the others.
 
-    PESQ and STOI are among them where their libraries are installed (`pip install robust-audio[perceptual]`; 20 to
-    100 ms a clip). Nothing where no waveform is attacked, or the victim does not say at what rate it hears.
+    With `speech`, PESQ and STOI too, as far as their libraries are installed; they take 20 to 100 ms a clip. Nothing
+    where no waveform is attacked, or the victim does not say at what rate it hears.
     """
     spec, after = getattr(victim, "spec", None), changed.get(AUDIO)
     before = batch.inputs.get(AUDIO)
@@ -30,12 +32,13 @@ def heard(victim: Victim, batch: Batch, changed: dict[str, Tensor], prefix: str 
         return {}
     moved = (before != after).any(dim=1)
     rows = moved.nonzero()[:, 0]
-    names = (*COLUMNS, *available(spec.sample_rate))
+    extras = available(spec.sample_rate) if speech else ()
+    names = (*COLUMNS, *extras)
     columns = {prefix + name: [math.nan] * len(before) for name in names}
     if len(rows) == 0:
         return columns
     valid = batch.valid[AUDIO].expand_as(before)
-    found = perceptual_table(before[rows], after[rows], valid[rows], spec.sample_rate, extras=None)
+    found = perceptual_table(before[rows], after[rows], valid[rows], spec.sample_rate, extras=extras)
     for name in names:
         for row, value in zip(rows.tolist(), found[name], strict=True):
             columns[prefix + name][row] = math.nan if value is None else value

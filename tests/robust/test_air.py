@@ -304,3 +304,17 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_api_is_public() -> None:
     assert robust.air is air
+
+
+def test_speech_figures_come_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pystoi")
+    victim_ = robust.load_victim("m5")
+    data = robust.load_data("events", split="test", limit=2)
+    asked: dict[str, Any] = {"eps": 0.01, "steps": 2, "checks": False}
+    assert "stoi" not in robust.attack(victim_, data, **asked).records
+    found = robust.attack(victim_, data, speech=True, **asked)
+    assert found.records["stoi"].between(-1, 1).any()
+    assert found.summary["perceptual"]["stoi"] < 1
+    monkeypatch.setattr("robust.evaluation.conditions.available", lambda: ())
+    with pytest.raises(ThreatModelError, match=r"pip install 'robust-audio\[perceptual\]'"):
+        robust.attack(victim_, data, speech=True, **asked)
