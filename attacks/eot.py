@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attacks.errors import ThreatModelError
-from attacks.gradients import LANES, Oracle, Victim
+from attacks.gradients import Oracle, Victim, in_lanes, pad_to_lanes
 from attacks.losses import Goal, Loss
 
 
@@ -95,8 +95,8 @@ class ExpectedOracle(Oracle):
         for _ in range(self.expectation.draws):
             self.forwards[rows] += 1
             with torch.no_grad():
-                padded, through = self._padded(inputs, rows)
-                total = total + through(padded)[: len(rows)].float()
+                padded, count = pad_to_lanes(inputs)
+                total = total + self._through(inputs, rows)(padded)[:count].float()
         assert isinstance(total, Tensor)
         return total / self.expectation.draws
 
@@ -110,10 +110,7 @@ class ExpectedOracle(Oracle):
         sums: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
         squares = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
         for _ in range(draws):
-            padded, through = self._padded(inputs, rows)
-            whole = goal.select(_lanes(torch.arange(len(rows), device=rows.device), len(_first(padded))))
-            found = self._one_pass(through, padded, whole, loss, wanted)
-            logits, losses, gradients = _cut(found, len(rows))
+            logits, losses, gradients = self._one_pass(self._through(inputs, rows), inputs, goal, loss, wanted)
             squares += _square(gradients)
             if sums is None:
                 sums = logits, losses, gradients
@@ -135,19 +132,17 @@ class ExpectedOracle(Oracle):
                 self.generators[row].set_state(state)
             self._asked[row] += 1
 
-    def _padded(self, inputs: Mapping[str, Tensor], rows: Tensor) -> tuple[dict[str, Tensor], Victim]:
-        """Inputs in full lanes, and the victim behind one draw of the channel for each of them."""
+    def _through(self, inputs: Mapping[str, Tensor], rows: Tensor) -> Victim:
+        """The victim behind one draw of the channel for each example; it takes them in full lanes."""
         name, channel = self.expectation.modality, self.expectation.channel
-        own = [self.generators[row] for row in rows.tolist()]
-        drawn = channel.draw(inputs[name].detach(), own)
-        size = len(rows) + -len(rows) % LANES
-        parameters = {key: _lanes(value, size) for key, value in drawn.items()}
-        valid = None if self.valid is None else _lanes(self.valid[rows].expand_as(inputs[name]), size)
+        drawn = channel.draw(inputs[name].detach(), [self.generators[row] for row in rows.tolist()])
+        parameters = {key: in_lanes(value) for key, value in drawn.items()}
+        valid = None if self.valid is None else in_lanes(self.valid[rows].expand_as(inputs[name]))
 
         def through(given: dict[str, Tensor]) -> Tensor:
             return self.victim({**given, name: channel(given[name], parameters, valid)})
 
-        return {key: _lanes(value, size) for key, value in inputs.items()}, through
+        return through
 
     def _note_noise(self, rows: Tensor, squares: Tensor, means: Mapping[str, Tensor]) -> None:
         draws = self.expectation.draws
@@ -157,21 +152,6 @@ class ExpectedOracle(Oracle):
         variance = (squares / draws - length).clamp_min(0) / (draws - 1)
         self._noise[rows] += (variance / length.clamp_min(1e-60)).sqrt()
         self._estimates[rows] += 1
-
-
-def _lanes(value: Tensor, size: int) -> Tensor:
-    """`value` with its last row repeated until there are `size`."""
-    missing = size - len(value)
-    return value if missing == 0 else torch.cat([value, value[-1:].expand(missing, *value.shape[1:])])
-
-
-def _first(inputs: Mapping[str, Tensor]) -> Tensor:
-    return next(iter(inputs.values()))
-
-
-def _cut(found: tuple[Tensor, Tensor, dict[str, Tensor]], count: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    logits, losses, gradients = found
-    return logits[:count], losses[:count], {name: value[:count] for name, value in gradients.items()}
 
 
 def _square(gradients: Mapping[str, Tensor]) -> Tensor:

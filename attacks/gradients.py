@@ -147,10 +147,10 @@ class Oracle:
 
 def pad_to_lanes(inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
     """`inputs` with the last example repeated until the batch is a multiple of `LANES`, and the number of real ones."""
-    count = len(next(iter(inputs.values())))
-    missing = -count % LANES
-    if missing == 0:
-        return dict(inputs), count
-    return {
-        name: torch.cat([value, value[-1:].expand(missing, *value.shape[1:])]) for name, value in inputs.items()
-    }, count
+    return {name: in_lanes(value) for name, value in inputs.items()}, len(next(iter(inputs.values())))
+
+
+def in_lanes(value: Tensor) -> Tensor:
+    """`value` (B, ...) with its last row repeated until there are a multiple of `LANES`."""
+    missing = -len(value) % LANES
+    return value if missing == 0 else torch.cat([value, value[-1:].expand(missing, *value.shape[1:])])

@@ -289,8 +289,8 @@ def _steps(entry: ZooEntry, accepted: Mapping[str, inspect.Parameter], steps: in
 def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Seeds the global generators within and puts them back after.
 
-    The one place that touches them: torchattacks draws from nothing else (OnePixel from NumPy's), and APGD, FAB and
-    AutoAttack seed torch's by themselves.
+    Nothing else in this package touches them: torchattacks draws from nothing else (OnePixel from NumPy's), and APGD,
+    FAB and AutoAttack seed torch's by themselves.
     """
     import numpy as np
 

@@ -139,7 +139,8 @@ def air(
         evaluate(victim, aligned, condition, store, batch_size=size, seed=seed)
         seconds = time.monotonic() - started
         records = store.records()
-        found = air_checks(victim, aligned, condition, records, seed) if checks else []
+        scores = air_scores(records, seed)
+        found = air_checks(victim, aligned, condition, records, scores, seed) if checks else []
         told = {
             "victim": victim.spec.name,
             "data": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint()},
@@ -147,7 +148,7 @@ def air(
             "seconds": seconds,
             "run": str(store.folder) if out is not None else None,
         }
-        summary = _summary(victim, condition, records, found, aligned.batch([0]), seed, told)
+        summary = _summary(victim, condition, records, scores, found, aligned.batch([0]), seed, told)
         if out is not None:
             summary["audio"] = [str(path) for path in _listen(store, victim, aligned, condition, records, seed)]
             store.write_summary(summary)
@@ -166,6 +167,7 @@ def _summary(
     victim: Victim,
     condition: OverTheAir,
     records: pd.DataFrame,
+    scores: Mapping[str, Any],
     checks: list[Check],
     example: Batch,
     seed: int,
@@ -185,7 +187,7 @@ def _summary(
         "situations": condition.situations,
         "clean": asdict(clean_score(records, victim.spec.task)),
         "robust": asdict(held_out_score(records, "eot", seed)),
-        **air_scores(records, seed),
+        **scores,
         "perceptual": {"eot": perceptual_medians(records), "plain": perceptual_medians(records, "plain_")},
         "gradient_noise": float(records["gradient_noise"].median()) if condition.draws > 1 else None,
         "rooms": condition.situation_table(example.inputs[condition.modality], seed),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.errors import ThreatModelError
-from attacks.gradients import LANES, Victim
+from attacks.gradients import Victim, in_lanes
 from robust.channels import check_heard, range_of, spec_of
 from robust.channels.base import Channel, numbers
 from robust.seeds import generators_for
@@ -73,14 +73,6 @@ def check_rate(channel: Channel, sample_rate: int) -> None:
 
 def heard_through(channel: Channel, clips: Tensor, parameters: dict[str, Tensor], valid: Tensor | None) -> Tensor:
     """`channel(clips, parameters, valid)`, in full lanes: then no row depends on how many there are, to the bit."""
-    missing = -len(clips) % LANES
-    if missing == 0:
-        heard: Tensor = channel(clips, parameters, valid)
-        return heard
-
-    def full(value: Tensor) -> Tensor:
-        return torch.cat([value, value[-1:].expand(missing, *value.shape[1:])])
-
-    padded = {name: full(value) for name, value in parameters.items()}
-    heard = channel(full(clips), padded, None if valid is None else full(valid))
+    padded = {name: in_lanes(value) for name, value in parameters.items()}
+    heard: Tensor = channel(in_lanes(clips), padded, None if valid is None else in_lanes(valid))
     return heard[: len(clips)]

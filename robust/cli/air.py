@@ -33,10 +33,8 @@ def air(
     plain_steps: Annotated[
         int | None, typer.Option(help="Steps of the attack without EOT; as many as with it if absent.")
     ] = None,
-    inaudible: Annotated[
-        int, typer.Option(min=0, help="Steps of a second stage that hides what broke a clip under what it masks.")
-    ] = 0,
-    speech: Annotated[bool, typer.Option("--speech", help="PESQ and STOI, too, where installed.")] = False,
+    inaudible: options.Hiding = 0,
+    speech: options.Speech = False,
     restarts: Annotated[int, typer.Option(help="Runs from other starts.")] = 1,
     loss: Annotated[str | None, typer.Option(help="margin, ce, dlr; bce, label-margin for many labels.")] = None,
     schedule: Annotated[str, typer.Option(help="auto, apgd, cosine or constant.")] = "auto",

@@ -51,10 +51,8 @@ def attack(
     audio: Annotated[Path | None, typer.Option(help="Attack this one recording instead of a data set.")] = None,
     label: Annotated[str | None, typer.Option(help="Its class; the model's own prediction if absent.")] = None,
     steps: Annotated[int, typer.Option(help="Gradient steps.")] = 40,
-    inaudible: Annotated[
-        int, typer.Option(min=0, help="Steps of a second stage that hides what broke a clip under what it masks.")
-    ] = 0,
-    speech: Annotated[bool, typer.Option("--speech", help="PESQ and STOI, too, where installed.")] = False,
+    inaudible: options.Hiding = 0,
+    speech: options.Speech = False,
     restarts: Annotated[int, typer.Option(help="Runs; each works on what is left.")] = 1,
     loss: Annotated[str | None, typer.Option(help="margin, ce, dlr; bce, label-margin for many labels.")] = None,
     schedule: Annotated[str, typer.Option(help="auto, apgd, cosine or constant.")] = "auto",

@@ -25,6 +25,10 @@ Settings = Annotated[
 DataOptions = Annotated[
     list[str] | None, typer.Option("--data-option", help="NAME=VALUE of the data set, as often as needed: esc10=true.")
 ]
+Hiding = Annotated[
+    int, typer.Option(min=0, help="Steps of a second stage that hides what broke a clip under what it masks.")
+]
+Speech = Annotated[bool, typer.Option("--speech", help="PESQ and STOI, too, where installed.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 

@@ -17,7 +17,7 @@ from robust.channels.base import Channel, Parameters
 from robust.channels.condition import heard_through
 from robust.evaluation import checks
 from robust.evaluation.air import OverTheAir
-from robust.evaluation.air_summary import air_scores, success_by_clip
+from robust.evaluation.air_summary import success_by_clip
 from robust.evaluation.checks import Check, Subject
 from robust.evaluation.engine import AlignedData
 from robust.evaluation.progress import track
@@ -33,9 +33,14 @@ NOISY = 2.0
 
 
 def air_checks(
-    victim: Victim, data: AlignedData, condition: OverTheAir, records: pd.DataFrame, seed: int
+    victim: Victim,
+    data: AlignedData,
+    condition: OverTheAir,
+    records: pd.DataFrame,
+    scores: dict[str, Any],
+    seed: int,
 ) -> list[Check]:
-    """All checks, in the order of their numbers."""
+    """All checks, in the order of their numbers; `scores` are those of `air_scores`."""
     subject = _subject(victim, data, condition, records, seed)
     on_clips: Sequence[Callable[[], Check]] = (
         lambda: _gradients(subject, condition),
@@ -45,7 +50,6 @@ def air_checks(
     )
     with frozen(victim):
         found = [check() for check in track(on_clips, "Checks")]
-    scores = air_scores(records, seed)
     found += [
         _stronger(scores, records),
         _random_noise(scores),
