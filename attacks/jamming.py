@@ -26,7 +26,7 @@ from attacks.music import LOUDNESS_LUFS, Music, Theta
 
 
 class Channel(Protocol):
-    """A stretch of the way from a sound to a victim, as of `robust.channels.base`."""
+    """A stretch of the way from a sound to a victim, as of `attacks.channel`."""
 
     def draw(self, clips: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         """What happens to each of `clips` (B, T)."""

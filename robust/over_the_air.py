@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from attacks.channel import Channel
 from attacks.gradients import Oracle, frozen
 from attacks.inaudible import Inaudible
 from attacks.pgd import PGD
 from attacks.supports import Support
 from robust.api import make_config, make_manifest, target_index
 from robust.atomic import Folder, open_folder
-from robust.channels.base import Channel
 from robust.channels.condition import heard_through
 from robust.channels.presets import load_channel
 from robust.evaluation.air import OverTheAir

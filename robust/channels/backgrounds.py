@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from attacks.channel import Channel, Parameters, Span, checked_span, drawn
 from attacks.errors import ThreatModelError, unknown
 from attacks.gradients import LANES
-from robust.channels.base import Channel, Parameters, Span, checked_span, drawn
 from robust.channels.levels import active_regions, at_snrs, everywhere, frame_samples, snrs_db
 from robust.channels.noise import ACTIVE_RANGE_DB, COLOURS, LARGEST_SNR_DB, colour_gains, shaped
 from robust.channels.recorded import Recorded, load_recorded

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attacks.channel import Channel, Parameters
 from attacks.errors import ThreatModelError
-from robust.channels.base import Channel, Parameters
 from robust.channels.condition import heard_through
 
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attacks.channel import Parameters, where_valid
 from attacks.errors import ThreatModelError, unknown
-from robust.channels.base import Parameters, where_valid
 from robust.channels.choices import Choices, checked_choices, chosen
 from robust.channels.coding import CODINGS, bandwidth_hz, check_coding, realised_kbps, round_trip
 from robust.channels.levels import everywhere, without_padding

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacks.channel import Channel, numbers
 from attacks.errors import ThreatModelError
 from attacks.gradients import Victim, in_lanes
 from robust.channels import check_heard, range_of, spec_of
-from robust.channels.base import Channel, numbers
 from robust.seeds import generators_for
 from robust.types import Batch, Outcome
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacks.channel import Channel, Parameters, Span, checked_span, drawn, where_valid
 from attacks.errors import ThreatModelError
-from robust.channels.base import Channel, Parameters, Span, checked_span, drawn, where_valid
 from robust.channels.levels import active_regions, frame_samples, ratios_db, snrs_db, without_padding
 from robust.channels.spectra import butterworth, check_below_nyquist, fast_length, filtered, frequencies_hz
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from attacks.channel import Channel
+from attacks.channel import Span as Numbers
 from robust.channels.backgrounds import Noise
-from robust.channels.base import Channel
-from robust.channels.base import Span as Numbers
 from robust.channels.codecs import Codec
 from robust.channels.devices import BandPass, Drift, Gain, Offset, Shift, SoftClip
 from robust.channels.quantisation import MuLaw, Quantise

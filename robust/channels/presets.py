@@ -20,8 +20,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attacks.channel import Channel
 from attacks.errors import RobustError, ThreatModelError, unknown
-from robust.channels.base import Channel
 from robust.channels.chain import Chain
 
 if TYPE_CHECKING:

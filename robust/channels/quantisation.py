@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacks.channel import Channel, Parameters, where_valid
 from attacks.errors import ThreatModelError
-from robust.channels.base import Channel, Parameters, where_valid
 from robust.channels.choices import Choices, checked_choices, chosen
 from robust.channels.levels import active_regions, frame_samples, snrs_db
 

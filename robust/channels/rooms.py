@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacks.channel import Channel, Parameters, where_valid
 from attacks.errors import ThreatModelError
 from attacks.gradients import Victim
 from robust.channels import check_heard, range_of, room_sets, spec_of
 from robust.channels.acoustics import Acoustics, Normalisation, acoustics_of
 from robust.channels.bank import RoomBank
-from robust.channels.base import Channel, Parameters, where_valid
 from robust.channels.convolution import Responses, convolve
 from robust.channels.levels import without_padding
 from robust.channels.response_cache import cached

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from attacks.channel import Channel, Parameters, Span, checked_span, drawn, where_valid
 from attacks.errors import ThreatModelError, unknown
-from robust.channels.base import Channel, Parameters, Span, checked_span, drawn, where_valid
 from robust.channels.choices import Choices, checked_choices, chosen
 from robust.channels.levels import active_regions, frame_samples, snrs_db, without_padding
 from robust.channels.spectra import fast_length, filtered, frequencies_hz

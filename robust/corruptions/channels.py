@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attacks.channel import Channel
 from attacks.gradients import LANES
-from robust.channels.base import Channel
 from robust.channels.condition import heard_through
 from robust.corruptions.base import Transform
 from robust.types import Inputs

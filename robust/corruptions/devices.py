@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robust.channels.base import Channel
+from attacks.channel import Channel
 from robust.channels.devices import LARGEST_PPM, BandPass, Drift, Gain, Offset, SoftClip
 from robust.corruptions.base import Corruption, Floats, Transform, on_clips, register_corruption
 from robust.corruptions.channels import through

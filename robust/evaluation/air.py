@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacks.channel import Channel, Parameters, numbers
 from attacks.eot import Expectation, ExpectedOracle
 from attacks.errors import ThreatModelError
 from attacks.gradients import Oracle, Victim
 from attacks.losses import Goal, find_loss
 from attacks.pgd import AttackResult, around, pgd
 from robust.channels import check_heard, spec_of
-from robust.channels.base import Channel, Parameters, numbers
 from robust.channels.condition import check_rate, heard_through
 from robust.evaluation.conditions import Attack, audited
 from robust.evaluation.perception import heard

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacks.channel import Channel, Parameters
 from attacks.gradients import frozen
-from robust.channels.base import Channel, Parameters
 from robust.channels.condition import heard_through
 from robust.evaluation import checks
 from robust.evaluation.air import OverTheAir

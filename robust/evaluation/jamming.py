@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacks.channel import Channel
 from attacks.errors import ThreatModelError, unknown
 from attacks.gradients import LANES, Victim
 from attacks.jamming import draw_meeting, heard
 from attacks.loudness import OFFSET_DB, weighted
 from attacks.music import LOUDNESS_LUFS
 from robust.channels import check_heard
-from robust.channels.base import Channel
 from robust.channels.levels import active_regions, frame_samples
 from robust.channels.noise import coloured_noise
 from robust.errors import DataError

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from robust.channels.base import Channel
+from attacks.channel import Channel
 from robust.channels.condition import heard_through
 from robust.seeds import generators_for
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import robust
+from attacks.channel import Channel, Parameters, drawn, where_valid
 from attacks.errors import ThreatModelError
 from attacks.pgd import PGD
 from attacks.threat import Ball
-from robust.channels.base import Channel, Parameters, drawn, where_valid
 from robust.cli import app
 from robust.errors import RobustError
 from robust.evaluation.air import OverTheAir

@@ -15,8 +15,8 @@ import torch
 from scipy import signal
 from torch import Tensor
 
+from attacks.channel import Channel
 from attacks.errors import ThreatModelError
-from robust.channels.base import Channel
 from robust.channels.devices import BandPass, Drift, Gain, Offset, Shift, SoftClip
 from robust.channels.quantisation import MuLaw, Quantise
 from robust.channels.transmission import PacketLoss, Resample

@@ -11,9 +11,9 @@ import soundfile
 import torch
 from torch import Tensor
 
+from attacks.channel import Span
 from attacks.errors import ThreatModelError
 from robust.channels.backgrounds import KINDS, Noise
-from robust.channels.base import Span
 from robust.channels.levels import active_regions, frame_samples
 from robust.channels.noise import COLOURS, active_region, at_snr, coloured_noise, snr_db_of
 from robust.channels.recorded import load_recorded

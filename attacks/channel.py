@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,7 +45,7 @@ class Channel(nn.Module, ABC):
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
-        if not (isinstance(sample_rate, int | float | np.integer) and 1 <= sample_rate < math.inf):
+        if not (isinstance(sample_rate, Real) and 1 <= sample_rate < math.inf):
             raise ThreatModelError(f"The sample rate must be a number of Hz from 1; given {sample_rate!r}.")
         self.sample_rate = sample_rate
 
@@ -99,7 +99,7 @@ def checked_span(name: str, span: Span, low: float, high: float, unit: str) -> t
         ThreatModelError: If it is no number or range, is turned round, or leaves `low` to `high`.
     """
     given = span if isinstance(span, tuple | list) else (span, span)
-    ends = tuple(float(end) if isinstance(end, int | float | np.number) else math.nan for end in given)
+    ends = tuple(float(end) if isinstance(end, Real) else math.nan for end in given)
     if len(ends) != 2 or not all(math.isfinite(end) for end in ends) or not low <= ends[0] <= ends[1] <= high:
         raise ThreatModelError(
             f"{name} must be a number of {unit} or a range (lowest, highest) from {low:g} to {high:g}; given {span}."
