@@ -45,9 +45,10 @@ class Channel(nn.Module, ABC):
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
-        if not (isinstance(sample_rate, Real) and 1 <= sample_rate < math.inf):
+        given: object = sample_rate
+        if not (isinstance(given, Real) and 1 <= float(given) < math.inf):
             raise ThreatModelError(f"The sample rate must be a number of Hz from 1; given {sample_rate!r}.")
-        self.sample_rate = sample_rate
+        self.sample_rate: int = sample_rate
 
     @abstractmethod
     def draw(self, clips: Tensor, generators: Sequence[torch.Generator]) -> Parameters:

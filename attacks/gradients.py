@@ -43,6 +43,11 @@ def at_most(rows: int) -> Iterator[None]:
         _MOST.reset(before)
 
 
+def most_rows() -> int | None:
+    """What `at_most` allows here; None outside of it."""
+    return _MOST.get()
+
+
 @contextmanager
 def frozen(victim: Any) -> Iterator[None]:
     """Evaluation mode and no parameter gradients within; modes, flags and BatchNorm statistics restored after.

@@ -106,7 +106,7 @@ class AttackResult:
         backwards: (B,) int64 backward passes spent.
         trace: (B, steps + 1) best loss after each step of the last run; broken examples keep their last value.
         gradient_noise: (B,) standard error of the gradient estimate over its length, mean over steps: of an attack in
-            expectation with two draws or more, else empty.
+            expectation with two draws or more, or of NES with two pairs or more; NaN or empty otherwise.
     """
 
     inputs: dict[str, Tensor]
@@ -143,8 +143,9 @@ def pgd(
             batched; seeded 0 to B - 1 when absent.
         start: Modality -> (B, ...) start of the first run, projected into the budget; overrides `random_start`.
         expectation: Attack what is heard through a random channel, in expectation (EOT), instead of the inputs as they
-            are. No example is finished then, and with fixed steps the last point of a run is kept: of many noisy
-            losses the best is the luckiest.
+            are. With fixed steps the last point of a run is kept then: of many noisy losses the best is the luckiest.
+            No example is finished, and `broken` goes by the mean logits of the last draws, unless `sure` is set: then
+            `broken` is what stood that test.
 
     Raises:
         ThreatModelError: If a budget names a modality that is not in `inputs`, or cannot hold for them.
@@ -152,12 +153,27 @@ def pgd(
     config = config or PGD()
     regions = around(inputs, threat, valid or {})
     count, device = len(goal.labels), goal.labels.device
-    if generators is None:
-        generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+    generators = generators or [torch.Generator().manual_seed(seed) for seed in range(count)]
     oracle: Oracle = Oracle(victim, count, device, config.search_dtype)
     if expectation is not None:
-        config = replace(config, stop_when_broken=False, keep="best" if config.adaptive(regions) else "last")
+        keep: Literal["best", "last"] = "best" if config.adaptive(regions) else "last"
+        config = replace(config, stop_when_broken=expectation.sure is not None, keep=keep)
         oracle = ExpectedOracle(victim, count, device, config.search_dtype, expectation, generators, valid or {})
+    with frozen(victim), frozen(None if expectation is None else expectation.channel):
+        return search(oracle, inputs, goal, regions, generators, config, start)
+
+
+def search(
+    oracle: Oracle,
+    inputs: Mapping[str, Tensor],
+    goal: Goal,
+    regions: Mapping[str, Region],
+    generators: Sequence[torch.Generator],
+    config: PGD,
+    start: Mapping[str, Tensor] | None = None,
+) -> AttackResult:
+    """The attack of `pgd` on whatever `oracle` says the gradients are."""
+    count, device = len(goal.labels), goal.labels.device
     result = AttackResult(
         inputs={name: value.detach().clone() for name, value in inputs.items()},
         broken=torch.zeros(count, dtype=torch.bool, device=device),
@@ -167,15 +183,14 @@ def pgd(
         trace=torch.full((count, config.steps + 1), -torch.inf, device=device),
     )
     stopping = config.stop_when_broken if config.stop_when_broken is not None else not goal.multilabel
-    with frozen(victim):
-        for restart in range(config.restarts):
-            rows = (~result.broken if stopping else torch.ones_like(result.broken)).nonzero()[:, 0]
-            if len(rows) == 0:
-                break
-            first = _first_points(regions, rows, generators, config, start if restart == 0 else None, restart)
-            aimed = _aimed(oracle, inputs, goal, config, restart, rows)
-            walk = Walk.begin(inputs, aimed, regions, first, rows, remember=config.adaptive(regions))
-            _run(oracle, walk, config, result, stopping=stopping)
+    for restart in range(config.restarts):
+        rows = (~result.broken if stopping else torch.ones_like(result.broken)).nonzero()[:, 0]
+        if len(rows) == 0:
+            break
+        first = _first_points(regions, rows, generators, config, start if restart == 0 else None, restart)
+        aimed = _aimed(oracle, inputs, goal, config, restart, rows)
+        walk = Walk.begin(inputs, aimed, dict(regions), first, rows, remember=config.adaptive(regions))
+        _run(oracle, walk, config, result, stopping=stopping)
     if isinstance(oracle, ExpectedOracle):
         result.gradient_noise = oracle.gradient_noise
     return result
@@ -249,6 +264,8 @@ def _run(oracle: Oracle, walk: Walk, config: PGD, result: AttackResult, *, stopp
 
 def _confirmed(oracle: Oracle, walk: Walk, logits: Tensor, *, full_precision: bool) -> Tensor:
     """(A,) bool: broken, and in full precision too where the search is not."""
+    if isinstance(oracle, ExpectedOracle) and oracle.expectation.sure is not None:
+        return oracle.finished(walk.inputs(), walk.goal, walk.rows)
     broken = walk.goal.broken(logits)
     if full_precision or not bool(broken.any()):
         return broken
@@ -279,4 +296,4 @@ def _note(walk: Walk, losses: Tensor, broken: Tensor, result: AttackResult, *, k
     result.broken[rows] = broken[better]
 
 
-__all__ = ["PGD", "AttackResult", "around", "pgd"]
+__all__ = ["PGD", "AttackResult", "around", "pgd", "search"]

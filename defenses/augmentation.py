@@ -1,4 +1,4 @@
-"""Cheap waveform augmentation on batches: time shift, gain, background noise."""
+"""Cheap waveform augmentation on batches: time shift, gain, background noise; noise of one level for smoothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from attacks.errors import ThreatModelError, unknown
+from defenses.smoothing import checked_sigma
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,59 @@ class WaveformAugmentation:
         source = torch.arange(audio.shape[1], device=audio.device)[None] - shift.round().long()[:, None]
         inside = (source >= 0) & (source < audio.shape[1])
         return audio.gather(1, source.clamp(0, audio.shape[1] - 1)) * inside
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """White noise of one level on every training clip, as classifiers are trained for smoothing (Cohen et al. 2019).
+
+    Nothing is cut at [-1, 1]: the smoothed classifier hears noise that is Gaussian.
+
+    Attributes:
+        sigma: Standard deviation, full scale being 1.
+
+    Raises:
+        ThreatModelError: If it is no positive number.
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        checked_sigma(self.sigma)
+
+    def __call__(self, audio: Tensor, generator: torch.Generator) -> Tensor:
+        """`audio` (B, T) with fresh noise; the generator is on the CPU."""
+        return audio + self.sigma * torch.randn(audio.shape, generator=generator).to(audio)
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Augmentations one after the other.
+
+    Attributes:
+        parts: Each takes (B, T) and a generator.
+    """
+
+    parts: tuple[WaveformAugmentation | GaussianNoise, ...]
+
+    def __call__(self, audio: Tensor, generator: torch.Generator) -> Tensor:
+        """`audio` (B, T), changed by each in turn."""
+        for part in self.parts:
+            audio = part(audio, generator)
+        return audio
+
+
+def load_augmentation(text: str) -> InTurn:
+    """What `--augment` names: `gaussian:SIGMA`, the usual augmentation and then noise of that level on every clip.
+
+    Raises:
+        ThreatModelError: If it names no augmentation, or sigma is no positive number.
+    """
+    name, _, value = text.partition(":")
+    if name != "gaussian":
+        raise ThreatModelError(unknown("augmentation", name, ("gaussian",)) + " Write gaussian:SIGMA.")
+    try:
+        sigma = float(value)
+    except ValueError:
+        raise ThreatModelError(f"gaussian takes the level of the noise, e.g. gaussian:0.25; given {text!r}.") from None
+    return InTurn((WaveformAugmentation(), GaussianNoise(sigma)))

@@ -1,4 +1,4 @@
-"""Training a classifier with Lightning: soft targets, cosine rate, averaged weights, early stop on validation."""
+"""Training with Lightning: soft targets, cosine rate, averaged weights, early stop on validation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,60 @@ class Recipe:
     seed: int = 0
 
 
-class Classifier(lightning.LightningModule):
+class Learner(lightning.LightningModule):
+    """What every training shares: AdamW, a rate that rises and falls by steps or by the clock, the best score so far.
+
+    Subclasses log `criterion` (the higher the better) after each validation and note it in `best`.
+
+    Args:
+        recipe: How to train.
+        total_steps: Optimiser steps that `recipe.epochs` amount to.
+    """
+
+    def __init__(self, recipe: Recipe, total_steps: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.total_steps = total_steps if recipe.max_steps < 0 else min(total_steps, recipe.max_steps)
+        self.started = time.monotonic()
+        self.best = (-math.inf, math.nan)
+
+    def on_train_start(self) -> None:
+        """Starts the clock by which the learning rate falls."""
+        self.started = time.monotonic()
+
+    def generator(self, *names: int) -> torch.Generator:
+        """For the randomness of the present step."""
+        return torch.Generator().manual_seed(hash((self.recipe.seed, self.global_step, *names)) & (2**63 - 1))
+
+    def progress(self) -> float:
+        """Share of the training that is over, by steps or by the clock, whichever is further."""
+        by_steps = self.global_step / max(self.total_steps, 1)
+        if self.recipe.max_minutes is None:
+            return float(min(by_steps, 1.0))
+        by_clock = (time.monotonic() - self.started) / (60 * self.recipe.max_minutes)
+        return float(min(max(by_steps, by_clock), 1.0))
+
+    def rate(self, step: int) -> float:
+        """Learning rate over its highest: linear warm-up, then half a cosine."""
+        share, warmup = self.progress(), self.recipe.warmup
+        if share < warmup:
+            return max(share / warmup, 1e-2)
+        return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup))) + 1e-3
+
+    def configure_optimizers(self) -> Any:
+        """AdamW without decay on vectors (norms and biases)."""
+        matrices = [parameter for parameter in self.parameters() if parameter.ndim >= 2]
+        vectors = [parameter for parameter in self.parameters() if parameter.ndim < 2]
+        groups = [
+            {"params": matrices, "weight_decay": self.recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Classifier(Learner):
     """A victim in training.
 
     Args:
@@ -74,26 +127,19 @@ class Classifier(lightning.LightningModule):
         total_steps: int,
         augmentations: Mapping[str, Augmentation],
     ) -> None:
-        super().__init__()
-        self.victim, self.multilabel, self.recipe = victim, multilabel, recipe
-        self.total_steps = total_steps if recipe.max_steps < 0 else min(total_steps, recipe.max_steps)
+        super().__init__(recipe, total_steps)
+        self.victim, self.multilabel = victim, multilabel
         self.augmentations = augmentations
-        self.started = time.monotonic()
         self.scores: list[tuple[Tensor, Tensor]] = []
-        self.best = (-math.inf, math.nan)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Logits (B, K)."""
         logits: Tensor = self.victim(inputs)
         return logits
 
-    def on_train_start(self) -> None:
-        """Starts the clock by which the learning rate falls."""
-        self.started = time.monotonic()
-
     def training_step(self, batch: TrainingBatch, batch_index: int) -> Tensor:
         """Augment, mix, and the loss of soft targets."""
-        generator = torch.Generator().manual_seed(hash((self.recipe.seed, self.global_step)) & (2**63 - 1))
+        generator = self.generator()
         inputs, targets = batch
         changed = {
             name: self.augmentations[name](value, generator) if name in self.augmentations else value
@@ -124,36 +170,9 @@ class Classifier(lightning.LightningModule):
         self.log("criterion", criterion)
         self.best = max(self.best, (criterion, score))
 
-    def progress(self) -> float:
-        """Share of the training that is over, by steps or by the clock, whichever is further."""
-        by_steps = self.global_step / max(self.total_steps, 1)
-        if self.recipe.max_minutes is None:
-            return float(min(by_steps, 1.0))
-        by_clock = (time.monotonic() - self.started) / (60 * self.recipe.max_minutes)
-        return float(min(max(by_steps, by_clock), 1.0))
-
-    def rate(self, step: int) -> float:
-        """Learning rate over its highest: linear warm-up, then half a cosine."""
-        share, warmup = self.progress(), self.recipe.warmup
-        if share < warmup:
-            return max(share / warmup, 1e-2)
-        return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup))) + 1e-3
-
-    def configure_optimizers(self) -> Any:
-        """AdamW without decay on vectors (norms and biases)."""
-        matrices = [parameter for parameter in self.parameters() if parameter.ndim >= 2]
-        vectors = [parameter for parameter in self.parameters() if parameter.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": self.recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
 
 def fit(
-    classifier: Classifier,
+    learner: Learner,
     training: Iterable[TrainingBatch],
     validation: Iterable[TrainingBatch],
     folder: Path,
@@ -161,10 +180,10 @@ def fit(
     progress: bool,
     **trainer_options: Any,
 ) -> dict[str, float]:
-    """Trains, and leaves the best averaged weights in `classifier.victim`.
+    """Trains, and leaves the best averaged weights in `learner`.
 
     Args:
-        classifier: Changed in place.
+        learner: Changed in place.
         training: Loader of training batches.
         validation: Loader of validation batches.
         folder: For Lightning's own checkpoints.
@@ -174,7 +193,7 @@ def fit(
     Returns:
         Best validation `score`, `epochs`, `steps` and `minutes`.
     """
-    recipe, started = classifier.recipe, time.monotonic()
+    recipe, started = learner.recipe, time.monotonic()
     best = callbacks.ModelCheckpoint(folder, monitor="criterion", mode="max", save_weights_only=True)
     stop = callbacks.EarlyStopping("criterion", mode="max", patience=recipe.patience, strict=False)
     listeners: list[Any] = [best, stop, callbacks.EMAWeightAveraging(decay=recipe.ema_decay)]
@@ -192,15 +211,15 @@ def fit(
         num_sanity_val_steps=0,
         **trainer_options,
     )
-    trainer.fit(classifier, training, validation)
+    trainer.fit(learner, training, validation)
     if not best.best_model_path:  # a limit came before the first epoch's end
-        trainer.validate(classifier, validation, verbose=False)
+        trainer.validate(learner, validation, verbose=False)
     else:
         kept = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
-        classifier.load_state_dict(kept["state_dict"])
+        learner.load_state_dict(kept["state_dict"])
     minutes = (time.monotonic() - started) / 60
     return {
-        "score": classifier.best[1],
+        "score": learner.best[1],
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "minutes": minutes,

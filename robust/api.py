@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import shlex
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from attacks.gradients import frozen
 from attacks.inaudible import Inaudible
 from attacks.pgd import PGD
 from attacks.supports import Support
+from attacks.weights import weights_hash
 from robust.atomic import Folder, open_folder
 from robust.errors import DataError
 from robust.evaluation.checks import Check, Subject, run_checks
@@ -190,15 +190,6 @@ def make_manifest(
         "versions": versions(),
         **facts,
     }
-
-
-def weights_hash(victim: Victim) -> str:
-    """A hash of every parameter and buffer."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(victim.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _check_condition(condition: Attack, data: AlignedData) -> None:

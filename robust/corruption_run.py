@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attacks.channel import Channel
+from attacks.gradients import frozen
+from attacks.weights import weights_hash
 from robust.api import make_manifest
 from robust.atomic import Folder, open_folder
 from robust.corruptions.base import SEVERITIES, Corruption
@@ -20,10 +23,12 @@ from robust.evaluation.corruption_cells import CLEAN, PIECE, Cell, cells_of, eva
 from robust.evaluation.corruption_reference import Reference, pinned_reference
 from robust.evaluation.corruption_table import RESAMPLES, Scored, corruption_summary
 from robust.evaluation.engine import AlignedData, checked_batch, fitting_batch
+from robust.evaluation.purified_table import purified_summary
 from robust.evaluation.store import Store
 from robust.metrics.classification import Score
 from robust.types import Dataset
 from robust.victims.base import Victim
+from robust.victims.purified import purified
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +75,7 @@ def noise(
     severities: Iterable[int] = SEVERITIES,
     *,
     reference: Victim | NoiseRun | None = None,
+    purify: str | Channel | None = None,
     cache_gib: float = DEFAULT_GIB,
     batch_size: int | str = "auto",
     seed: int = 0,
@@ -89,6 +95,9 @@ def noise(
         severities: Of 1 to 5.
         reference: Of mCE: a victim, or what it gave on the same data. None: the pinned one, where the data is of the
             test split of `events`.
+        purify: A purifier, by name as `robust.purifiers` has it or made for the victim's clips and on its device: the
+            same clips are heard through it too, each in one draw, and the summary has a `purified` table of before and
+            after.
         cache_gib: Bound of the corrupted clips on disk; 0 keeps none.
         batch_size: Clips classified at once; `auto` is 32 or what fits. Changes no result.
         seed: From which all randomness is derived.
@@ -100,21 +109,23 @@ def noise(
         RobustError: For anything the caller can mend.
     """
     cells = check(victim, data, corruptions, severities)
+    subject = None if purify is None else purified(victim, purify)
     aligned = AlignedData(data, victim.spec)
     size = min(PIECE, fitting_batch(victim, aligned)) if batch_size == "auto" else checked_batch(batch_size)
     pairs = [(cell.corruption, cell.severity) for cell in cells if cell.corruption]
     cache = CorruptionCache.open(pairs, victim.spec, len(data), data.fingerprint(), seed, cache_gib)
     described = {"condition": "noise", "version": VERSION, "cells": [cell.describe() for cell in cells]}
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        manifest = make_manifest(victim, data, described, seed, size, facts or {})
+    purifier = subject.purifier.channel if subject else None
+    with tempfile.TemporaryDirectory() as scratch, frozen(purifier):
+        manifest = make_manifest(subject or victim, data, described, seed, size, facts or {})
         store = Store.open(open_folder(out) if out is not None else Path(scratch) / "run", manifest, resume=resume)
-        evaluate_cells(victim, aligned, cells, store, cache, batch_size=size, seed=seed)
+        evaluate_cells(victim, aligned, cells, store, cache, batch_size=size, seed=seed, purifier=purifier)
         records = store.records()
         task = victim.spec.task
         told = {
             "victim": victim.spec.name,
-            "weights": manifest["weights"],
+            "weights": weights_hash(victim),
             "data": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint()},
             "seed": seed,
             "cache": cache.told,
@@ -123,6 +134,9 @@ def noise(
         }
         theirs, why = _reference(reference, victim, data, cells, cache_gib, seed, records)
         summary = corruption_summary(records, task, cells, theirs, told, why)
+        if subject is not None and purifier is not None:
+            named = {"name": subject.label, "gradient": purifier.gradient, "settings": purifier.describe()}
+            summary["purified"] = purified_summary(records, task, cells, theirs, named)
         if out is not None:
             store.write_summary(summary)
     clean = Score(**{name: summary["clean"][name] for name in Score.__dataclass_fields__})
@@ -134,6 +148,7 @@ def check(
     data: Dataset,
     corruptions: str | Iterable[str | Corruption] = ALL,
     severities: Iterable[int] = SEVERITIES,
+    purify: str | Channel | None = None,
 ) -> list[Cell]:
     """The cells of such a run; refuses what `noise` would, without asking the victim.
 
@@ -144,6 +159,8 @@ def check(
     AlignedData(data, victim.spec)
     for corruption in chosen:
         corruption.transform(corruption.severities[0], victim.spec.sample_rate)
+    if purify is not None:
+        purified(victim, purify)
     return cells_of(chosen, checked_severities(severities))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
 import sys
 import tempfile
 import warnings
@@ -13,18 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as functional
-from torch import Tensor
 
 from attacks.gradients import Oracle, frozen
 from robust.data import load_data
-from robust.data.reading import read_clips
-from robust.errors import CheckpointError, DataError, StoreError
+from robust.errors import CheckpointError, DataError
 from robust.evaluation.engine import AlignedData
 from robust.evaluation.progress import track
 from robust.evaluation.store import git_revision
 from robust.metrics.classification import Score, accuracy, mean_average_precision
-from robust.types import Clip, Dataset
+from robust.training_setup import checkpoint_path, loader, quiet_lightning
+from robust.types import Dataset
 from robust.victims.base import Victim
 from robust.victims.checkpoints import read_card, read_safetensors, round_to_half, save_checkpoint
 from robust.victims.fusion import MEETINGS
@@ -116,7 +112,7 @@ def train(
     from defenses.training import Classifier, fit
 
     recipe = recipe or default_recipe(model)
-    path = _checkpoint_path(out)
+    path = checkpoint_path(out)
     entry = victim_entry(model)
     generated = {} if clips is None else {"clips": clips}
     splits = {
@@ -129,7 +125,10 @@ def train(
         victim = build_victim(model, labels=labels, task=task, **{**entry.small, **(config or {})})
         taken = start_from(victim, init, entry)
         victim = victim.to(find_device(device))
-        loaders = {name: _loader(splits[name], victim, batch_size, name == "train", recipe.seed) for name in splits}
+        loaders = {
+            name: loader(splits[name], victim.spec, batch_size, shuffled=name == "train", seed=recipe.seed)
+            for name in splits
+        }
         classifier = Classifier(
             victim,
             multilabel=task == "multilabel",
@@ -137,7 +136,7 @@ def train(
             total_steps=recipe.epochs * len(loaders["train"]),
             augmentations={"audio": WaveformAugmentation()},
         )
-        _quiet_lightning()
+        quiet_lightning()
         with tempfile.TemporaryDirectory() as scratch:
             told = fit(
                 classifier,
@@ -212,70 +211,3 @@ def with_limits(recipe: Recipe, **limits: Any) -> Recipe:
 def victim_device(victim: Victim) -> torch.device:
     """Where the victim's parameters lie."""
     return next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
-
-
-def _loader(data: Dataset, victim: Victim, batch_size: int, shuffled: bool, seed: int) -> Any:
-    from torch.utils.data import DataLoader
-
-    return DataLoader(
-        _Clips(data, victim),
-        batch_size=batch_size,
-        shuffle=shuffled,
-        drop_last=shuffled and len(data) >= batch_size,
-        generator=torch.Generator().manual_seed(seed),
-        collate_fn=_Clips.collate,
-    )
-
-
-class _Clips(torch.utils.data.Dataset[tuple[dict[str, Tensor], Tensor]]):
-    """A data set as training wants it: inputs and label weights."""
-
-    def __init__(self, data: Dataset, victim: Victim) -> None:
-        self.data, self.spec = data, victim.spec
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
-        return self._item(self.data.clip(index, self.spec))
-
-    def __getitems__(self, indices: list[int]) -> list[tuple[dict[str, Tensor], Tensor]]:
-        """A whole batch, decoded on all cores."""
-        return [self._item(clip) for clip in read_clips(self.data, self.spec, indices)]
-
-    def _item(self, clip: Clip) -> tuple[dict[str, Tensor], Tensor]:
-        label = clip.label
-        if label.ndim == 0:
-            return clip.inputs, functional.one_hot(label, len(self.spec.labels)).float()
-        return clip.inputs, label.float()
-
-    @staticmethod
-    def collate(items: list[tuple[dict[str, Tensor], Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
-        names = items[0][0].keys()
-        inputs = {name: torch.stack([item[0][name] for item in items]) for name in names}
-        return inputs, torch.stack([item[1] for item in items])
-
-
-def _checkpoint_path(out: str | Path) -> Path:
-    """Where the checkpoint goes; found out now, not after an hour of training."""
-    path = Path(out)
-    if path.suffix != ".safetensors":
-        path = path.with_name(path.name + ".safetensors")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-        free = shutil.disk_usage(path.parent).free
-    except OSError as error:
-        raise StoreError(f"Cannot write to {path.parent}: {error.strerror or error}. Choose another --out.") from error
-    if free < 64 * 2**20:
-        raise StoreError(f"Only {free // 2**20} MiB are free in {path.parent}; a checkpoint may not fit.")
-    return path
-
-
-def _quiet_lightning() -> None:
-    """Lightning's hints are for its own users."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*")
-    warnings.filterwarnings("ignore", module="torch.optim.lr_scheduler")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robust.cli import conditions, options, threats
+from robust.cli import purify as purified
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +51,12 @@ def attack(
     limit: options.Limit = None,
     audio: Annotated[Path | None, typer.Option(help="Attack this one recording instead of a data set.")] = None,
     label: Annotated[str | None, typer.Option(help="Its class; the model's own prediction if absent.")] = None,
-    steps: Annotated[int, typer.Option(help="Gradient steps.")] = 40,
+    purify: purified.Purify = None,
+    attacks: purified.Attacks = None,
+    draws: purified.Draws = None,
+    queries: purified.Queries = None,
+    cascade: purified.Cascade = True,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps: 40, with --purify 70.")] = None,
     inaudible: options.Hiding = 0,
     speech: options.Speech = False,
     restarts: Annotated[int, typer.Option(help="Runs; each works on what is left.")] = 1,
@@ -84,6 +90,9 @@ def attack(
 
     if by is not None:
         check_group(by)
+    asked = purified.Asked(purify, attacks, draws, queries, cascade, check)
+    asked.refuse(missing, swap, occlude, scale, mels, cut, rescale, inaudible, success, by)
+    steps = asked.usual_steps if steps is None else steps
     config = _config(steps, restarts, loss, schedule, step_size, momentum, precision, check)
     if resume and out is None:
         raise typer.BadParameter("--resume needs the --out of the run to go on with")
@@ -103,6 +112,27 @@ def attack(
         conditions.show(victim, chosen, changed, batch_size, seed, folder, resume, as_json)
         return
     allowed = threats.support(window, band, mels, victim.spec.sample_rate)
+    if purify is not None:
+        purified.show(
+            asked,
+            victim,
+            chosen,
+            norm=norm,
+            eps=threats.by_modality(eps, "--eps"),
+            unit=threats.words_by_modality(unit),
+            modality=attacked,
+            support=allowed,
+            speech=speech,
+            config=config,
+            target=target,
+            batch_size=batch_size,
+            seed=seed,
+            out=out or _folder("purify", victim, chosen, f"{norm}-{asked.word}"),
+            resume=resume,
+            checks=checks and not check,
+            as_json=as_json,
+        )
+        return
     if (cut and allowed is None) or (rescale and not cut):
         raise typer.BadParameter("--rescale goes with --cut, and --cut with --window, --band or --mels")
     folder = out or _folder("attack", victim, chosen, norm)

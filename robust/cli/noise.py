@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robust.cli import options
+from robust.cli.purified_table import print_purified
 
 if TYPE_CHECKING:
     from robust.corruption_run import NoiseRun
@@ -41,6 +42,10 @@ def noise(
     reference_weights: Annotated[
         str | None, typer.Option(help="Its checkpoint; the embedded weights if absent.")
     ] = None,
+    purify: Annotated[
+        str | None,
+        typer.Option(help="Before and after a purifier: waveform:3, mel:5, low-pass:4000, gate...; + chains them."),
+    ] = None,
     cache_gib: Annotated[float, typer.Option(help="Bound of corrupted clips kept on disk; 0 keeps none.")] = 4.0,
     batch_size: Annotated[str, typer.Option(help="auto or a number; changes no result.")] = "auto",
     device: options.Device = "auto",
@@ -67,7 +72,7 @@ def noise(
         data, split=split, root=root, limit=1 if check else limit, **options.data_options(fold, data_option)
     )
     for victim in victims.values():
-        check_noise(victim, chosen, asked, severities)  # all before the first is measured
+        check_noise(victim, chosen, asked, severities, purify)  # all before the first is measured
     folder = out or Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-noise"
     settings: dict[str, Any] = {"cache_gib": cache_gib, "seed": seed, "resume": resume}
     theirs = None
@@ -78,7 +83,8 @@ def noise(
     found: dict[str, tuple[NoiseRun, Path]] = {}
     for name, victim in victims.items():
         place = folder / name.replace("/", "-")
-        run = measure(victim, chosen, asked, severities, reference=theirs, batch_size=batch_size, out=place, **settings)
+        own: dict[str, Any] = {"reference": theirs, "purify": purify, "batch_size": batch_size, "out": place}
+        run = measure(victim, chosen, asked, severities, **own, **settings)
         found[name] = run, place
         _write(run, place)
     _print(found, folder, as_json)
@@ -122,6 +128,8 @@ def _print(found: dict[str, tuple[NoiseRun, Path]], folder: Path, as_json: bool)
         print(f"mCE      {_mce(summary)}")
         if summary["silent_clips"]:
             print(f"silent   {summary['silent_clips']} clips, left as they are by noise and out of SNR")
+        if "purified" in summary:
+            print_purified(summary["purified"])
         print(f"pictures {place / 'corruptions.pdf'}, .png; table {place / 'corruptions.csv'}")
     sys.stdout.flush()
 

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacks.channel import Channel
 from attacks.gradients import Oracle, frozen
 from attacks.losses import Goal, margin
+from robust.channels.condition import heard_through
 from robust.corruptions.base import Corruption
 from robust.corruptions.cache import CorruptionCache
 from robust.corruptions.rendering import COLUMNS, Rendered, render
@@ -25,6 +27,7 @@ from robust.data.reading import ahead, default_workers
 from robust.evaluation.engine import UNLABELLED, AlignedData
 from robust.evaluation.progress import track
 from robust.evaluation.store import Store
+from robust.seeds import generators_for
 from robust.types import Batch, Inputs
 from robust.victims.base import Victim
 
@@ -78,6 +81,7 @@ def evaluate_cells(
     *,
     batch_size: int = PIECE,
     seed: int = 0,
+    purifier: Channel | None = None,
 ) -> None:
     """Fills `store` with one record for each clip in each cell that it does not hold yet.
 
@@ -90,10 +94,12 @@ def evaluate_cells(
         cache: Of corrupted clips.
         batch_size: Clips classified at once; changes no record.
         seed: From which all randomness is derived.
+        purifier: The same clips are heard through it as well, each through one draw in all cells; what the victim says
+            then is in the columns `purified_prediction`, `purified_margin`, `purified_correct` and `purified_logits`.
     """
     clips = len(data)
     done = set(store.records()["index"].tolist()) if store.done() else set()
-    work = _Work(victim, data, cache, batch_size, seed)
+    work = _Work(victim, data, cache, batch_size, seed, purifier)
     steps = [
         (chunk, place)
         for chunk in _chunks(data, clips)
@@ -119,8 +125,16 @@ def one_thread_each() -> Iterator[None]:
 class _Work:
     """One victim on one data set; holds the chunk of clean clips that was read last."""
 
-    def __init__(self, victim: Victim, data: AlignedData, cache: CorruptionCache, batch_size: int, seed: int) -> None:
-        self.victim, self.data, self.cache, self.seed = victim, data, cache, seed
+    def __init__(
+        self,
+        victim: Victim,
+        data: AlignedData,
+        cache: CorruptionCache,
+        batch_size: int,
+        seed: int,
+        purifier: Channel | None,
+    ) -> None:
+        self.victim, self.data, self.cache, self.seed, self.purifier = victim, data, cache, seed, purifier
         self.device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
         self.workers = default_workers() if self.device.type == "cpu" else 1
         self.batch_size = batch_size
@@ -132,7 +146,9 @@ class _Work:
         if chunk != self.chunk:
             self._read(chunk)
         rendered = self._rendered(cell)
-        logits = self.logits if rendered is None else self._classified(rendered)
+        logits = self.logits
+        if rendered is not None:
+            logits = self._asked(lambda first, last: self._inputs(rendered, first, last), len(chunk))
         goal, clean = Goal(self.batch.labels), self.logits
         count = len(chunk)
         nothing = {name: np.full(count, np.nan) for name in ("snr_db", "psnr_db", "realised")}
@@ -157,12 +173,35 @@ class _Work:
             "clean_correct": (~goal.broken(clean)).tolist(),
             "seed": [self.seed] * count,
             **{name: columns[name].tolist() for name in COLUMNS},
+            **self._purified(rendered, goal),
+        }
+
+    def _purified(self, rendered: Rendered | None, goal: Goal) -> dict[str, Sequence[Any]]:
+        """What the victim says behind the purifier, if there is one."""
+        purifier = self.purifier
+        if purifier is None:
+            return {}
+
+        def piece(first: int, last: int) -> Inputs:
+            inputs = self._inputs(rendered, first, last)
+            clips = inputs["audio"].to(self.device)
+            generators = generators_for(self.seed, self.batch.ids[first:last], f"purifier-{purifier.name}")
+            with torch.no_grad():
+                return {**inputs, "audio": heard_through(purifier, clips, purifier.draw(clips, generators), None)}
+
+        logits = self._asked(piece, len(self.batch))
+        return {
+            "purified_prediction": logits.argmax(dim=1).tolist(),
+            "purified_margin": (-margin(logits, goal)).tolist(),
+            "purified_correct": (~goal.broken(logits)).tolist(),
+            "purified_logits": logits.tolist(),
         }
 
     def _read(self, chunk: Sequence[int]) -> None:
         """Clean clips and what the victim says of them; clips without a label take its answer for one."""
         (_, batch), *_ = self.data.batches([chunk])
-        self.logits = self._asked(lambda first, last: {n: v[first:last] for n, v in batch.inputs.items()}, len(chunk))
+        self.batch = batch
+        self.logits = self._asked(lambda first, last: self._inputs(None, first, last), len(chunk))
         labels = batch.labels
         if labels.ndim == 1:
             labels = torch.where(labels == UNLABELLED, self.logits.argmax(dim=1), labels)
@@ -184,14 +223,10 @@ class _Work:
 
         return self.cache.rendered(corruption, cell.severity, spec, batch.ids, make)
 
-    def _classified(self, rendered: Rendered) -> Tensor:
-        """(N, K) logits of corrupted clips."""
-
-        def piece(first: int, last: int) -> Inputs:
-            clean = {name: value[first:last] for name, value in self.batch.inputs.items()}
-            return {**clean, **rendered.rows(first, last).inputs(clean)}
-
-        return self._asked(piece, len(self.batch))
+    def _inputs(self, rendered: Rendered | None, first: int, last: int) -> Inputs:
+        """Clips `first` to `last` of the chunk as the victim gets them: corrupted, if they are."""
+        clean = {name: value[first:last] for name, value in self.batch.inputs.items()}
+        return clean if rendered is None else {**clean, **rendered.rows(first, last).inputs(clean)}
 
     def _asked(self, inputs: Callable[[int, int], Inputs], count: int) -> Tensor:
         def piece(first: int, last: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a channel that a study names is made of: its text, and the recordings that the text names."""
+"""What channels and purifiers that a study names are made of: their text, and the files that the text names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from robust.channels.presets import PRESETS, read_channel
+from robust.victims.loading import embedded_weights
 
 
 def channel_identity(name: str) -> dict[str, Any]:
@@ -29,6 +30,21 @@ def channel_identity(name: str) -> dict[str, Any]:
         folders = [entry["folder"] for entry in yaml.safe_load(text)["channels"] if entry.get("folder") is not None]
         told["recordings"] = [_contents(Path(name).parent / Path(str(folder)).expanduser()) for folder in folders]
     return told
+
+
+def purifier_identity(name: str) -> dict[str, Any]:
+    """All that a purifier depends on besides code: its text, and the weights of the files that the text names.
+
+    Args:
+        name: As `--purify` takes it.
+    """
+    words = [word for part in name.split("+") for word in part.strip().split(":")]
+    embedded = [str(embedded_weights(f"diffusion-{word}")) for word in words]
+    files = [Path(word) for word in (*words, *embedded) if Path(word).is_file()]
+    return {
+        "text": name,
+        "weights": [_digest(path, path.stat().st_size, path.stat().st_mtime_ns).hex() for path in files],
+    }
 
 
 def _contents(folder: Path) -> str:

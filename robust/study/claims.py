@@ -20,13 +20,14 @@ from dataclasses import dataclass, replace
 from robust.curve_levels import ATTACK, USUAL_SNR_DB
 from robust.errors import unknown
 from robust.evaluation.sweeps import find_sweep
-from robust.study.conditions import CurveKind
+from robust.study.conditions import CurveKind, PurifyKind
 from robust.study.config import Claim, Study
 from robust.study.plan import Cell
 from robust.study.source import Source, StudyError
 
 AIR = ("plain", "eot", "random", "halfway")
-MEASURES = ("clean", "robust", "auc", "radius", *AIR)
+PURIFIED = ("transfer", "bare")
+MEASURES = ("clean", "robust", "auc", "radius", *AIR, *PURIFIED)
 SCORED = (
     "attack",
     "curve",
@@ -38,6 +39,7 @@ SCORED = (
     "corruption",
     "channel",
     "air",
+    "purify",
     "universal",
 )
 """Kinds with one row for each clip."""
@@ -203,14 +205,17 @@ def _check_level(text: str, measure: str, level: float | None, study: Study, con
     """A level goes with `robust` of a curve, and is one of its levels."""
     asked = study.conditions[condition]
     curve = isinstance(asked, CurveKind)
+    if measure in PURIFIED and not isinstance(asked, PurifyKind):
+        raise StudyError(f"{where}{measure!r} is of the kind 'purify' alone; {condition!r} is of {asked.kind!r}.")
     if measure in ("auc", "radius") and not curve:
         raise StudyError(f"{where}{measure} is of curves, and {condition!r} is of the kind {asked.kind!r}.")
     if measure == "radius" and isinstance(asked, CurveKind) and asked.against != "attack":
         raise StudyError(f"{where}{condition!r} is measured level by level and knows no radius of a clip; use auc.")
-    if (measure == "robust" and curve) != (level is not None):
-        need = "needs a level of the curve, e.g. @0.001" if level is None else "takes no level"
+    wanted = (measure == "robust" and curve) or (isinstance(asked, PurifyKind) and measure != "clean")
+    if wanted != (level is not None):
+        need = "needs a level, e.g. @0.001" if level is None else "takes no level"
         raise StudyError(f"{where}{text!r} {need}.")
-    known = _levels_of(asked) if isinstance(asked, CurveKind) else ()
+    known = _levels_of(asked) if isinstance(asked, CurveKind) else getattr(asked, "eps", ())
     if level is not None and not known:
         raise StudyError(f"{where}give the condition {condition!r} its levels by `eps`, so that {level:g} is one.")
     if level is not None and not any(abs(level - one) <= 1e-6 * abs(one) for one in known):

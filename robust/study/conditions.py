@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from attacks.errors import ThreatModelError
 from attacks.losses import LOSSES
 from robust.corruptions import CORRUPTIONS
 from robust.errors import unknown
@@ -81,6 +82,14 @@ class Condition(BaseModel):
     data: Names | None = None
     resources: dict[str, float] | None = None
     modality: str | None = None
+
+    def on(self, data: str) -> Condition:
+        """What the condition is on a data set of the study.
+
+        Raises:
+            ThreatModelError: If it is nothing there.
+        """
+        return self
 
 
 class Optimised(Condition):
@@ -210,6 +219,31 @@ class AirKind(Optimised):
     checks: bool = True
 
 
+class PurifyKind(Optimised):
+    """As `robust attack --purify`, at every radius; `purifier` may differ by data set."""
+
+    kind: Literal["purify"]
+    purifier: str | dict[str, str]
+    norm: Norm = "linf"
+    eps: Annotated[Annotated[list[float], Field(min_length=1)], BeforeValidator(levels)]
+    unit: Unit = "amplitude"
+    attacks: Names | None = None
+    steps: int = Field(70, ge=1)
+    draws: int = Field(8, ge=1)
+    queries: int = Field(300, ge=1)
+    sure: int | None = Field(8, ge=1)
+    cascade: bool = True
+    target: str | None = None
+    checks: bool = True
+
+    def on(self, data: str) -> Condition:
+        if isinstance(self.purifier, str):
+            return self
+        if data not in self.purifier:
+            raise ThreatModelError(f"There is a purifier for {', '.join(self.purifier)}, but none for {data!r}.")
+        return self.model_copy(update={"purifier": self.purifier[data]})
+
+
 class UniversalKind(Condition):
     """As `robust universal`: fitted on the train split, scored on the cell's data."""
 
@@ -273,6 +307,7 @@ AnyCondition = (
     | CorruptionKind
     | ChannelKind
     | AirKind
+    | PurifyKind
     | UniversalKind
     | ThresholdsKind
     | SurfaceKind
@@ -295,6 +330,8 @@ ONE = {
     "clips": 4,
     "draws": 1,
     "situations": 1,
+    "queries": 1,
+    "sure": 1,
 }
 """What a smoke run makes of every count."""
 

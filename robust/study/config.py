@@ -56,10 +56,13 @@ class Training(Strict):
 
 
 class VictimEntry(Strict):
-    """One victim. Filled in `weights`: `{victim}`, `{data}`, `{seed}`, and `{set}`, the data's registered name."""
+    """One victim. Filled in `weights`: `{victim}`, `{data}`, `{seed}`, and `{set}`, the data's registered name.
+
+    A mapping names weights by data set of the study; on those that it leaves out the victim has its embedded ones.
+    """
 
     model: str | None = None
-    weights: str | None = None
+    weights: str | dict[str, str] | None = None
     train: Training | None = None
 
 
@@ -147,8 +150,10 @@ def _check_training(name: str, entry: VictimEntry, source: Source) -> None:
     place = ("victims", name, "train")
     if entry.weights is None:
         raise source.error(place, f"{name} is trained, so it needs `weights`: where they go.")
-    if not entry.weights.endswith(".safetensors"):
-        raise source.error(("victims", name, "weights"), f"weights go into FILE.safetensors; given {entry.weights!r}.")
+    files = [entry.weights] if isinstance(entry.weights, str) else list(entry.weights.values())
+    for path in files:
+        if not path.endswith(".safetensors"):
+            raise source.error(("victims", name, "weights"), f"weights go into FILE.safetensors; given {path!r}.")
     if ":" in (entry.model or ""):
         raise source.error(place, f"only models of `robust victims` are trained here; {name} is {entry.model!r}.")
 

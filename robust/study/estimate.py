@@ -58,6 +58,8 @@ def steps(cell: Cell) -> float:
         return float(clips * one_run) + _checks(settings, 32)
     if settings["kind"] == "air":
         return clips * _air(settings)
+    if settings["kind"] == "purify":
+        return clips * len(settings["eps"]) * _purify(settings)
     if settings["kind"] == "universal":
         return float(settings["fit_limit"] * settings["epochs"] + 4 * clips)
     if settings["kind"] == "thresholds":
@@ -75,6 +77,12 @@ def _air(settings: Mapping[str, Any]) -> float:
     attacks = settings["restarts"] * (settings["steps"] * settings["draws"] + plain)
     hiding = settings["inaudible"] * (settings["draws"] + 1)
     return float(attacks + hiding + 8 * settings["situations"] * FORWARD)
+
+
+def _purify(settings: Mapping[str, Any]) -> float:
+    """Of one clip at one radius: transfer, BPDA, full gradient and queries, with a purifier as dear as the victim."""
+    gradients = settings["restarts"] * settings["steps"] * (1 + STANDING * (2 + 4))
+    return float(gradients + STANDING * 2 * settings["queries"] * FORWARD + 16 * settings["draws"] * FORWARD)
 
 
 def _checks(settings: Mapping[str, Any], clips: int) -> float:

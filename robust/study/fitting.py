@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from attacks.joint import JOINT
 from robust import api, curves
 from robust.channels.presets import read_channel
@@ -10,6 +13,9 @@ from robust.errors import VictimError, unknown
 from robust.evaluation.conditions import Attack
 from robust.evaluation.engine import AlignedData, aligned_to
 from robust.evaluation.occlusion import PATTERNS
+from robust.evaluation.purification import Purification
+from robust.purified_attack import suite
+from robust.purifiers import load_purifier
 from robust.study import conditions as kinds
 from robust.threats import ThreatModel, make_support, posed, threat_model
 from robust.types import Dataset
@@ -30,10 +36,9 @@ def check(victim: Victim, data: Dataset, condition: kinds.Condition) -> None:
         curves.check(victim, data, modality=modality, **asked)
         return
     victim, data = posed(victim, data, modality)
-    if isinstance(condition, kinds.AttackKind):
-        _check_attack(victim, data, modality, condition)
-    elif isinstance(condition, kinds.AirKind):
-        _check_air(victim, data, modality, condition)
+    own = CHECKS.get(type(condition))
+    if own is not None:
+        own(victim, data, modality, condition)
     elif isinstance(condition, kinds.UniversalKind | kinds.SurfaceKind | kinds.LatentsKind):
         _check_radii(victim, data, threat_model(victim, modality, condition.norm, condition.eps))
     elif isinstance(condition, kinds.ThresholdsKind):
@@ -64,6 +69,18 @@ def _check_air(victim: Victim, data: Dataset, modality: str, asked: kinds.AirKin
     _check_radii(victim, data, threat)
 
 
+def _check_purify(victim: Victim, data: Dataset, modality: str, asked: kinds.PurifyKind) -> None:
+    """Budgets, target, attacks, and the purifier, which is opened: its weights must be of the victim's clips."""
+    assert isinstance(asked.purifier, str)
+    spec = victim.spec
+    purifier = load_purifier(asked.purifier, sample_rate=spec.sample_rate, samples=spec.clip_samples)
+    for eps in asked.eps:
+        threat = threat_model(victim, modality, asked.norm, eps, asked.unit)
+        attack = Attack(threat.balls, target=api.target_index(victim, asked.target), packing=threat.packing)
+        Purification(attack, purifier, suite(asked.norm, asked.attacks))
+        _check_radii(victim, data, threat)
+
+
 def _check_radii(victim: Victim, data: Dataset, threat: ThreatModel) -> None:
     check_radii(threat.balls, aligned_to(victim, data, threat.packing)[1].batch([0]))
 
@@ -72,3 +89,10 @@ def _check_one_modality(victim: Victim, modality: str) -> None:
     own = victim.spec.modalities
     if modality not in own:
         raise VictimError(unknown(f"modality of {victim.spec.name}", modality, own))
+
+
+CHECKS: Mapping[type[kinds.Condition], Callable[[Victim, Dataset, str, Any], None]] = {
+    kinds.AttackKind: _check_attack,
+    kinds.AirKind: _check_air,
+    kinds.PurifyKind: _check_purify,
+}

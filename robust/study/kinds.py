@@ -21,7 +21,9 @@ from robust.corruptions.condition import Corrupted
 from robust.evaluation.conditions import Attack, Unchanged
 from robust.evaluation.occlusion import Occlusion, WhiteNoise
 from robust.over_the_air import air
+from robust.purified_curve import purified_curve
 from robust.study import conditions as kinds
+from robust.study.transfers import transfers
 from robust.threats import make_support, posed, threat_model
 from robust.types import Dataset
 from robust.victims import Victim
@@ -104,7 +106,9 @@ def _shared(cell: Opened, asked: kinds.AttackKind | kinds.CurveKind) -> dict[str
     return {**_optimised(cell, asked), "scale": asked.scale}
 
 
-def _optimised(cell: Opened, asked: kinds.AttackKind | kinds.CurveKind | kinds.AirKind) -> dict[str, Any]:
+def _optimised(
+    cell: Opened, asked: kinds.AttackKind | kinds.CurveKind | kinds.AirKind | kinds.PurifyKind
+) -> dict[str, Any]:
     """What all attacks by PGD take alike."""
     return {
         "norm": asked.norm,
@@ -163,6 +167,25 @@ def _air(cell: Opened) -> None:
         plain_steps=asked.plain_steps,
         inaudible=_hiding(asked.inaudible),
         target=asked.target,
+        **_optimised(cell, asked),
+    )
+
+
+def _purify(cell: Opened) -> None:
+    asked = cell.condition
+    assert isinstance(asked, kinds.PurifyKind)
+    assert isinstance(asked.purifier, str)
+    purified_curve(
+        cell.victim,
+        cell.data,
+        purifier=asked.purifier,
+        attacks=asked.attacks,
+        draws=asked.draws,
+        queries=asked.queries,
+        sure=asked.sure,
+        cascade=asked.cascade,
+        target=asked.target,
+        transfers=transfers(cell.victim, cell.data, asked, cell.seed),
         **_optimised(cell, asked),
     )
 
@@ -283,6 +306,7 @@ RUNNERS: Mapping[type[kinds.Condition], Callable[[Opened], None]] = {
     kinds.CorruptionKind: _change,
     kinds.ChannelKind: _change,
     kinds.AirKind: _air,
+    kinds.PurifyKind: _purify,
     kinds.UniversalKind: _universal,
     kinds.ThresholdsKind: _thresholds,
     kinds.SurfaceKind: _surface,

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from robust.api import weights_hash
+from attacks.weights import weights_hash
 from robust.data import data_entry
 from robust.errors import RobustError, StoreError, unknown
 from robust.evaluation.engine import align_labels
 from robust.study.cells import is_trained
-from robust.study.channel_files import channel_identity
+from robust.study.channel_files import channel_identity, purifier_identity
 from robust.study.conditions import WHERE, Condition, ThresholdsKind, shortened
 from robust.study.config import Study
 from robust.study.fitting import check
@@ -91,7 +91,9 @@ def make_cells(
                         "victim": named.pop(""),
                         "others": named,
                         "data": dict(data[where]),
-                        "condition": asked.model_dump(mode="json", exclude=set(WHERE)),
+                        "condition": _told(source, ("conditions", name), asked.on, where).model_dump(
+                            mode="json", exclude=set(WHERE)
+                        ),
                         "seed": seed,
                     }
                     cells.append(Cell(victim, name, asked.kind, where, seed, task))
@@ -152,7 +154,10 @@ def _victim(study: Study, source: Source, name: str, data: str, seed: int, check
     What a smoke run trains goes into files of its own, since one step is no training.
     """
     entry = study.victims[name]
-    weights = entry.weights
+    for where in entry.weights if isinstance(entry.weights, dict) else ():
+        if where not in study.data:
+            raise source.error(("victims", name, "weights", where), unknown("data set of the study", where, study.data))
+    weights = entry.weights.get(data) if isinstance(entry.weights, dict) else entry.weights
     if weights is not None:
         try:
             known = study.data[data].set or data
@@ -162,7 +167,7 @@ def _victim(study: Study, source: Source, name: str, data: str, seed: int, check
             raise source.error(("victims", name, "weights"), told) from error
         if check and entry.train is not None and not Path(weights).is_file():
             weights = str(Path(weights).with_suffix(".check.safetensors"))
-    train = None if entry.train is None else entry.train.model_dump(mode="json")
+    train = None if entry.train is None or weights is None else entry.train.model_dump(mode="json")
     return {"model": entry.model or name, "weights": weights, "train": train}
 
 
@@ -204,7 +209,7 @@ def with_keys(cells: Sequence[Cell], study: Study, source: Source, device: str) 
 def _check(cell: Cell, study: Study, device: str) -> None:
     """Whether the condition of a cell can be on its victim and its data."""
     victim, data = open_victim(cell.task["victim"], device), open_data(cell.task["data"])
-    check(victim, data, study.conditions[cell.condition])
+    check(victim, data, study.conditions[cell.condition].on(cell.data))
 
 
 def _identity(victim: Mapping[str, Any], data: Mapping[str, Any], device: str) -> dict[str, Any]:
@@ -223,6 +228,8 @@ def _key(cell: Cell, identity: Any, device: str) -> str:
         beside["fitted"] = open_data(task["data"], split="train", limit=limit).fingerprint()
     if isinstance(channel := task["condition"].get("channel"), str):  # files of the user's own may change
         beside["channel"] = channel_identity(channel)
+    if isinstance(purifier := task["condition"].get("purifier"), str):
+        beside["purifier"] = purifier_identity(purifier)
     if cell.kind == "latency":
         beside["device"] = str(find_device(device))
     parts = {

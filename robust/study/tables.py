@@ -36,6 +36,9 @@ def rows(cell: CellRun) -> Iterator[dict[str, Any]]:
     if cell.kind == "air":
         yield from ({**own, **row} for row in air_rows(told))
         return
+    if cell.kind == "purify":
+        yield from ({**own, **row} for row in purify_rows(told))
+        return
     score = told.get("changed") or told.get("robust")
     if score is not None:
         clean = told["clean"]
@@ -52,6 +55,19 @@ def air_rows(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
             ends = {name: found[name] for name in ("score", "low", "high")}
             clean = {"metric": found["metric"], "clips": told["clips"], "clean": told["clean"]["score"]}
             yield {"level": f"{version}, {place.replace('_', ' ')}", **clean, **ends}
+
+
+def purify_rows(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """At each radius without a purifier, and behind it: under the transfer attack, and under the worst of all."""
+    for radius, level in zip(told["radii"], told["levels"], strict=True):
+        behind = {"clips": told["clips"], "metric": told["clean"]["metric"], "clean": told["clean"]["score"]}
+        bare = {**behind, "metric": "accuracy", "clean": told["bare_clean"]["score"]}
+        transfer = level["attacks"].get("transfer", {}).get("robust")
+        found = (("no purifier", level["bare_robust"], bare), ("transfer", transfer, behind))
+        for name, score, shared in (*found, (level["label"].partition(":")[0], level["robust"], behind)):
+            if score is not None:
+                ends = {end: score[end] for end in ("score", "low", "high")}
+                yield {"level": f"{radius:g}, {name}", "unit": told["axis"]["unit"], **shared, **ends}
 
 
 def doubtful(cells: Sequence[CellRun]) -> list[str]:

@@ -13,6 +13,8 @@ from robust.errors import StoreError
 from robust.evaluation.air_summary import halfway_by_clip, success_by_clip, success_over_rooms
 from robust.evaluation.curve_summary import TIE
 from robust.evaluation.paired import clean_view
+from robust.evaluation.purification_summary import shares, worst_shares
+from robust.evaluation.purifier_versions import UNPERTURBED
 from robust.evaluation.radius_search import DECIBELS, level_at
 from robust.evaluation.store import Store
 from robust.study.claims import AIR, Term
@@ -89,6 +91,8 @@ class Values:
 
     def _one(self, cell: CellRun, term: Term) -> NDArray[np.float64]:
         """(N,) of one cell."""
+        if cell.kind == "purify":
+            return self._behind(cell, term)
         if (cell.kind == "curve" and term.measure in ("auc", "radius")) or term.measure == "clean":
             records = self._of(self._first(cell))
             if term.measure == "clean":
@@ -99,6 +103,16 @@ class Values:
         if term.measure in AIR:
             return success_by_clip(self._of(cell.folder), term.measure, "held_out_rooms")
         return np.asarray(self._view(cell, term)["correct"], dtype=np.float64)
+
+    def _behind(self, cell: CellRun, term: Term) -> NDArray[np.float64]:
+        """(N,) the share of draws in which each clip stands behind a purifier, or whether it does without."""
+        place = 0 if term.measure == "clean" else self._place(cell, term.level or 0.0)
+        records = self._of(self._level(cell, place))
+        if term.measure == "bare":
+            return np.asarray(records["bare_stands"], dtype=np.float64)
+        if term.measure == "transfer":
+            return worst_shares(records, ["transfer"])
+        return shares(records, "worst" if term.measure == "robust" else UNPERTURBED)
 
     def _over_rooms(self, cell: CellRun, term: Term) -> NDArray[np.float64]:
         records = self._of(cell.folder)

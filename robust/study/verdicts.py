@@ -7,8 +7,8 @@ sampling unit: results of several seeds on one clip stay together, so what is sa
 
 Tests: exact sign flips by clip (McNemar's test with one seed) for a difference of accuracies; the paired bootstrap for
 mAP; where there is a margin, the inversion of Newcombe's interval with one seed; a t-test of the clips' gains for an
-area under a curve, and for a margin with several seeds; the exact binomial test against a number; the exact sign test
-for radii, which are censored. Corrections: Holm 1979, Bonferroni, Benjamini & Hochberg 1995.
+area under a curve, for shares of a purifier's draws, and for a margin with several seeds; the exact binomial test
+against a number; the exact sign test for radii, which are censored. Corrections: Holm 1979, Bonferroni, Benjamini & Hochberg 1995.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _test(question: Question, values: Values) -> Verdict:
         return _test_map(asked, question, values)
     left, right = (values.by_clip(term, question.data) for term in (question.left, question.right))
     areas = "auc" in (question.left.measure, question.right.measure)
-    if areas or (question.margin and values.seeds > 1):
+    if areas or _graded(left) or _graded(right) or (question.margin and values.seeds > 1):
         return _t_test(asked, left, right, question.margin)
     found = compare_accuracy(left > 0, right > 0)
     if question.margin:
@@ -157,6 +157,11 @@ def _test(question: Question, values: Values) -> Verdict:
     told = replace(asked, a=found.a, b=found.b, effect=found.difference, low=found.low, high=found.high)
     told = replace(told, p=found.p, test=found.test, clips=found.clips, seeds=found.seeds)
     return replace(told, more=found.only_a, fewer=found.only_b)
+
+
+def _graded(values: NDArray[np.float64]) -> bool:
+    """Whether clips are right by degrees (in some draws of a purifier's noise), and not right or wrong."""
+    return bool(((values != 0) & (values != 1)).any())
 
 
 def _test_air(asked: Verdict, question: Question, values: Values) -> Verdict:
@@ -217,7 +222,7 @@ def _test_number(asked: Verdict, question: Question, values: Values) -> Verdict:
     assert isinstance(question.right, float)
     bound = question.right + question.margin
     left = values.by_clip(question.left, question.data)
-    if question.left.measure == "auc" or left.shape[1] > 1:
+    if question.left.measure == "auc" or left.shape[1] > 1 or _graded(left):
         found = _t_test(asked, left, np.full_like(left, bound), 0.0, "t-test")
         return replace(found, b=question.right)
     count, right = len(left), int(left.sum())

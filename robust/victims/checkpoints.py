@@ -6,7 +6,7 @@ Loading never executes code: safetensors hold numbers only, and pickled checkpoi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ def save_checkpoint(victim: Victim, path: Path, card: Mapping[str, Any], *, half
     """
     from safetensors.torch import save
 
-    state = {name: _storable(value, half=half) for name, value in victim.state_dict().items()}
     facts = {
         "model": victim.spec.name,
         "config": victim.config,
@@ -49,7 +48,7 @@ def save_checkpoint(victim: Victim, path: Path, card: Mapping[str, Any], *, half
         "parameters": sum(parameter.numel() for parameter in victim.parameters()),
         **card,
     }
-    write_atomically(path, save(state))
+    write_atomically(path, save(storable_state(victim, half=half)))
     write_atomically(card_path(path), (json.dumps(facts, indent=2) + "\n").encode())
 
 
@@ -67,20 +66,29 @@ def load_checkpoint(path: Path) -> Victim:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card beside the weights at `path`."""
+    """The card beside the weights of a victim at `path`."""
+    return read_json_card(path, CARD_KEYS, "robust train")
+
+
+def read_json_card(path: Path, keys: Sequence[str], writer: str) -> dict[str, Any]:
+    """The card beside the weights at `path`, which `writer` writes with these keys at least.
+
+    Raises:
+        CheckpointError: If weights or card are missing, or it is no such card.
+    """
     card_file = card_path(path)
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}.")
     if not card_file.is_file():
         raise CheckpointError(
-            f"{path} has no card: expected {card_file.name} beside it, as `robust train` writes it. For weights of "
+            f"{path} has no card: expected {card_file.name} beside it, as `{writer}` writes it. For weights of "
             "another project give --weights a file or folder that the model's own loader knows (see `robust victims`)."
         )
     try:
         card = json.loads(card_file.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"The card {card_file} cannot be read: {error}.") from error
-    missing = [key for key in CARD_KEYS if not isinstance(card, dict) or key not in card]
+    missing = [key for key in keys if not isinstance(card, dict) or key not in card]
     if missing:
         raise CheckpointError(f"The card {card_file} lacks {', '.join(missing)}.")
     return dict(card)
@@ -118,6 +126,11 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
             "architecture they were trained with."
         )
     module.load_state_dict(dict(state))
+
+
+def storable_state(module: nn.Module, *, half: bool) -> dict[str, Tensor]:
+    """State to be written, on the CPU; matrices as float16 with `half`."""
+    return {name: _storable(value, half=half) for name, value in module.state_dict().items()}
 
 
 def round_to_half(module: nn.Module) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
-
 import pytest
 import torch
 import torch.nn.functional as functional
@@ -16,41 +13,7 @@ from attacks.gradients import Oracle
 from attacks.losses import Goal, cross_entropy, margin
 from attacks.pgd import PGD, pgd
 from attacks.threat import Ball
-
-SAMPLES, CLASSES = 12, 3
-
-
-def victim(inputs: dict[str, Tensor]) -> Tensor:
-    """A smooth victim of two layers with fixed weights."""
-    generator = torch.Generator().manual_seed(0)
-    first = torch.randn(SAMPLES, 7, generator=generator)
-    second = torch.randn(7, CLASSES, generator=generator)
-    clips = inputs["audio"]
-    return torch.tanh(clips @ first.to(clips)) @ second.to(clips)
-
-
-class Gains:
-    """A channel that multiplies by a random gain; remembers what it let through."""
-
-    def __init__(self, low: float = 0.2, high: float = 1.0) -> None:
-        self.low, self.high = low, high
-        self.heard: list[weakref.ref[Tensor]] = []
-        self.alive: list[int] = []
-
-    def draw(self, clips: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        shares = torch.stack([torch.rand((), generator=generator) for generator in generators])
-        return {"gain": self.low + (self.high - self.low) * shares}
-
-    def __call__(self, clips: Tensor, parameters: dict[str, Tensor], valid: Tensor | None = None) -> Tensor:
-        self.alive.append(sum(one() is not None for one in self.heard))
-        heard = clips * parameters["gain"][:, None].to(clips)
-        self.heard.append(weakref.ref(heard))
-        return heard
-
-
-def batch(count: int) -> tuple[dict[str, Tensor], Goal]:
-    clips = 0.3 * torch.randn(count, SAMPLES, generator=torch.Generator().manual_seed(1))
-    return {"audio": clips}, Goal(victim({"audio": clips}).argmax(dim=1))
+from tests.oracles.gains import SAMPLES, Gains, batch, victim
 
 
 def oracle(channel: Gains, draws: int, count: int, keep_steps: int = 1) -> ExpectedOracle:
@@ -233,7 +196,7 @@ def test_a_plain_oracle_counts_as_before():
     assert asked.backwards.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("wrong", [{"draws": 0}, {"keep_steps": 0}, {"draws": -3}])
+@pytest.mark.parametrize("wrong", [{"draws": 0}, {"keep_steps": 0}, {"draws": -3}, {"sure": 0}])
 def test_counts_below_one_are_refused(wrong):
     with pytest.raises(ThreatModelError, match="must be 1 or more"):
         Expectation(Gains(), **wrong)

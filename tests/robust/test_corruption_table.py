@@ -263,7 +263,7 @@ class TestPinned:
         assert table is not None
         audio = {name: list(one.values) for name, one in CORRUPTIONS.items() if one.modality == "audio"}
         assert {name: told["values"] for name, told in table["cells"].items() if name != "clean"} == audio
-        from robust.api import weights_hash
+        from attacks.weights import weights_hash
 
         assert table["weights"] == weights_hash(robust.load_victim("m5"))
         sums = {name: [from_hex(text, 400).mean() for text in told["right"]] for name, told in table["cells"].items()}
