@@ -43,9 +43,9 @@ def computed(way: str, device: str) -> Iterator[None]:
     """How a way of casting votes computes."""
     with ExitStack() as stack:
         if way != "fp32":
-            stack.entercomputed(torch.autocast(device, dtype=torch.bfloat16))
+            stack.enter_context(torch.autocast(device, dtype=torch.bfloat16))
         if way == "bf16-explicit":
-            stack.entercomputed(ExplicitAttention())
+            stack.enter_context(ExplicitAttention())
         yield
 
 

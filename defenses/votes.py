@@ -55,8 +55,8 @@ class Tally:
         checked: Trusted votes that were cast in float32, too.
         differing: Of those, votes that were another there.
         exceeded: Casts repeated in float32 because bfloat16 erred more than was allowed for.
-        way: How votes are cast at present: `fp32`, `bf16`, or `bf16-explicit` (see `defenses.low_precision`); None before
-            the first.
+        way: How votes are cast at present: `fp32`, `bf16`, or `bf16-explicit` (see
+            `defenses.low_precision`); None before the first.
     """
 
     votes: int = 0

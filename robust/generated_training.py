@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attacks.weights import weights_hash
 from defenses.diffusion import DiffusionModel
 from robust.atomic import write_atomically
 from robust.data.cache import cache_dir

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from attacks.errors import unknown
-from attacks.weights import weights_hash
 from defenses.diffusion import DiffusionModel
 from robust.atomic import clear
 from robust.diffusion_models import load_diffusion

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robust.errors import StoreError
+from robust.evaluation.purifier_label import ADAPTIVE as ADAPTIVE_LABEL
 from robust.plots.bars import Bar, bar_handles, ordered, place_bars
 from robust.plots.style import (
     COLUMN_INCHES,
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Summary = Mapping[str, Any]
-"""Of one run of `robust attack --purify`."""
+"""Of one run of `robust attack --purify`, or of `robust.purified_curve`, which is one at each of its radii."""
 
 CLEAN, NON_ADAPTIVE, ADAPTIVE = SERIES = ("clean", "non-adaptive attack", "adaptive attack")
 NOTHING = "no defense"
+FEW = 10
+"""Purifiers with room to spread; more of them must still fit on a page."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Point:
 
     Attributes:
         victim: And data set, of which it is.
-        purifier: As `--purify` names it.
+        purifier: As `--purify` names it, a diffusion model by its domain and not by its path.
         family: The same without the number of steps.
         steps: n*, reverse steps of diffusion; None of other purifiers.
         radius: With norm and unit, in words.
@@ -63,13 +66,22 @@ class Point:
     bare: Mapping[str, Summary | None]
 
 
+def points_of(summary: Summary) -> list[Point]:
+    """What the figures show of a run, or of a curve: a point for each radius."""
+    if summary.get("kind") != "purify":
+        return [point_of(summary)]
+    levels = [{**level, "adaptive": level["label"] == ADAPTIVE_LABEL} for level in summary["levels"]]
+    return [point_of({**summary, **level}) for level in levels]
+
+
 def point_of(summary: Summary) -> Point:
-    """What the figures show of a run.
+    """What the figures show of a run at one radius.
 
     The non-adaptive score of an adaptive run is that of its transfer attack alone; a run whose suite was not adaptive
     has that score, its own, and no other.
     """
-    name, steps = summary["purifier"]["name"], summary["purifier"]["settings"].get("steps")
+    settings = summary["purifier"]["settings"]
+    name, steps = settings.get("channel", summary["purifier"]["name"]), settings.get("steps")
     words = name.split(":")
     family = ":".join(word for place, word in enumerate(words) if place == 0 or word != str(steps))
     adaptive = bool(summary["adaptive"])
@@ -98,7 +110,7 @@ def draw_steps(summaries: Sequence[Summary]) -> Figure:
     Raises:
         StoreError: If no purifier has steps.
     """
-    points = [point for point in map(point_of, summaries) if point.steps is not None]
+    points = [point for summary in summaries for point in points_of(summary) if point.steps is not None]
     if not points:
         raise StoreError("There is nothing to draw: no run has a purifier with reverse steps, as waveform:3 has.")
     panels: dict[tuple[str, str], list[Point]] = {}
@@ -129,7 +141,7 @@ def draw_purifiers(summaries: Sequence[Summary]) -> Figure:
     Raises:
         StoreError: If there are no runs.
     """
-    points = [point_of(summary) for summary in summaries]
+    points = [point for summary in summaries for point in points_of(summary)]
     if not points:
         raise StoreError("There is nothing to draw: no run against a purifier.")
     panels: dict[tuple[str, str], list[Point]] = {}
@@ -141,7 +153,8 @@ def draw_purifiers(summaries: Sequence[Summary]) -> Figure:
     rows = -(-len(panels) // columns)
     with styled():
         width = COLUMN_INCHES if columns == 1 else PAGE_INCHES
-        figure = blank(width, 0.5 + rows * (0.55 + 0.36 * len(groups)))
+        thickness = 0.36 if len(groups) <= FEW else 0.28
+        figure = blank(width, 0.5 + rows * (0.55 + thickness * len(groups)))
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes, ((victim, radius), own) in zip(grid.flat, panels.items(), strict=False):
             axes.set_title(f"{victim}, {radius}")

@@ -188,6 +188,20 @@ def test_denoising_in_one_shot_is_wieners_filter(sigma: float) -> None:
     torch.testing.assert_close(model.denoise(noisy, at_step), 0.04 / (0.04 + at_step**2) * noisy, rtol=1e-5, atol=1e-6)
 
 
+def test_noise_levels_are_those_of_audio_whatever_the_units() -> None:
+    """A model that hears everything four times as loud finds the same noise at another step."""
+    plain, loud = GaussianSound(5, std=0.1), GaussianSound(5, std=0.4, scale=4.0)
+    noisy, sigma = 0.3 * normal(4, 5), plain.sigma(60)
+    assert loud.sigma_range == pytest.approx(tuple(level / 4 for level in plain.sigma_range))
+    step = loud.step_for(sigma)
+    assert step > 60
+    exact = loud.sigma(step)
+    torch.testing.assert_close(loud.denoise(noisy, exact), 0.01 / (0.01 + exact**2) * noisy, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loud.decode(noisy, loud.encode(noisy), loud.encode(noisy)), noisy)
+    with pytest.raises(ThreatModelError, match=f"at most {loud.sigma(200):.4g}"):
+        loud.step_for(plain.sigma(200))
+
+
 def test_denoising_stays_in_range_and_needs_waveforms() -> None:
     assert float(GaussianSound(1, std=10.0).denoise(torch.tensor([[3.0]]), 0.01)) == 1.0
     with pytest.raises(ThreatModelError, match="waveform model; this one is 'mel'"):

@@ -101,6 +101,12 @@ def test_few_steps_leave_quiet_sounds_as_loud_as_all_steps_do() -> None:
     assert float(few.std() / many.std()) > 0.95
 
 
+def test_clips_come_out_in_units_of_audio() -> None:
+    plain, loud = (GaussianSound(50, std=0.1, means=MEANS, scale=scale) for scale in (1.0, 4.0))
+    inside, outside = (generate(model, 1, asked([1, 0]), steps=20, generators=generators(1)) for model in (plain, loud))
+    torch.testing.assert_close(outside, inside / 4)
+
+
 def test_guidance_is_linear_in_a_single_step() -> None:
     """From one noise, one step: what w adds is w times what 1 adds. In later steps a network is not linear."""
     model = network("waveform")

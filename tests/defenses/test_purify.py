@@ -111,6 +111,17 @@ def test_ddim_takes_one_distribution_onto_the_other(name: str) -> None:
     assert off[1] < 0.15 * off[0]
 
 
+@EACH
+def test_units_of_the_model_are_its_own(method: str) -> None:
+    """Twice as loud inside, with noise of half the level as heard outside."""
+    plain = weights_of(DiffusionPurifier(GaussianSound(std=0.3), 20, method))
+    loud = weights_of(DiffusionPurifier(GaussianSound(std=0.3, scale=2.0), 20, method))
+    assert loud[0] == pytest.approx(plain[0])
+    assert loud[1] == pytest.approx([weight / 2 for weight in plain[1]])
+    told = DiffusionPurifier(GaussianSound(std=0.3, scale=2.0), 20, method).describe()
+    assert told["sigma"] == pytest.approx(GaussianSound().sigma(20) / 2)
+
+
 def test_ddim_of_the_datas_noise_has_the_datas_deviation() -> None:
     model = GaussianSound(std=0.3, schedule=Schedule("cosine", 1000))
     _, noise = weights_of(DiffusionPurifier(model, 1000, "ddim"))

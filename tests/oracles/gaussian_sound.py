@@ -23,8 +23,10 @@ class GaussianSound(DiffusionModel):
         std: float = 0.1,
         means: dict[str, float] | None = None,
         schedule: Schedule | None = None,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(schedule or Schedule(), 8000, samples, tuple(means or {}))
+        self.scale = scale  # deviation and means are in the model's units
         self.std, self.means = std, torch.tensor(list((means or {}).values()), dtype=torch.float64)
 
     def predict_noise(self, noisy: Tensor, step: Tensor | int, labels: Tensor | None = None) -> Tensor:

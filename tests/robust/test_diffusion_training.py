@@ -62,12 +62,13 @@ def test_it_learns_and_the_card_says_how(domain: str, tones: Path, tmp_path: Pat
     assert card["labels"] == ["high", "low"]
     assert card["training"]["steps"] == 12 * (card["data"]["splits"]["train"] // 16)
     assert (card["recipe"]["epochs"], card["seed"], card["batch_size"]) == (12, 0, 16)
-    assert set(card["snr_gain_db"]) == ({"0.02", "0.05", "0.1", "0.25", "0.5"} if domain == "waveform" else set())
+    assert ("0.25" in card["snr_gain_db"]) == (domain == "waveform")
     model = load_diffusion(tmp_path / "done.safetensors")
     assert (model.domain, model.sample_rate, model.samples) == (domain, RATE, SAMPLES)
     assert not done.model.training
-    noisy = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(model.predict_noise(noisy, 9), done.model.predict_noise(noisy, 9))
+    kept, own = model.state_dict(), done.model.state_dict()
+    assert kept.keys() == own.keys()
+    assert all(torch.equal(kept[name], own[name]) for name in kept)
 
 
 @BOTH
@@ -85,7 +86,7 @@ def test_the_same_seed_gives_the_same_weights(domain: str, tones: Path, tmp_path
 def test_levels_are_measured(tones: Path, tmp_path: Path) -> None:
     """Sines of amplitude 0.2 have a deviation of 0.2 over the square root of 2."""
     waveform = trained("waveform", tones, tmp_path / "waveform", max_steps=1).model.settings
-    assert waveform.data_std == pytest.approx(0.2 / 2**0.5, rel=0.01)
+    assert waveform.data_std / waveform.scale == pytest.approx(0.2 / 2**0.5, rel=0.01)
     model = trained("mel", tones, tmp_path / "mel", max_steps=1).model
     assert model.settings.data_std == 1 / REACH
     time = torch.arange(SAMPLES) / RATE

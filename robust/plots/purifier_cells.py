@@ -1,0 +1,45 @@
+"""Runs against purifiers as the figures take them: cells of a study, or run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from robust.plots.purification import Point, points_of
+from robust.plots.script import done_cells, whole
+from robust.study.store import CellRun, StudyStore
+
+KINDS = ("purify", "purification")
+"""Of a study's cells and `robust.purified_curve`; of `robust attack --purify`."""
+
+
+def purifier_cells(store: StudyStore) -> list[CellRun]:
+    """The finished runs against purifiers.
+
+    Raises:
+        StoreError: If there is none.
+    """
+    found = [cell for kind in KINDS for cell in store.cells(kind=kind) if cell.state == "done"]
+    return found or done_cells(store, KINDS[0], "robust attack --purify --out")
+
+
+def cell_points(cell: CellRun) -> list[Point]:
+    """Its scores, a point for each radius, under the names that the study has for victim and data.
+
+    Raises:
+        StoreError: If the run is not whole.
+    """
+    with whole(cell):
+        return points_of({**cell.summary, "victim": cell.victim, "data": {"name": cell.data}})
+
+
+def by_family(cells: Sequence[CellRun]) -> dict[str, list[CellRun]]:
+    """Kind of diffusion -> the cells with reverse steps of it; no other cells."""
+    found: dict[str, list[CellRun]] = {}
+    for cell in cells:
+        point = cell_points(cell)[0]
+        if point.steps is not None:
+            found.setdefault(point.family, []).append(cell)
+    return found
+
+
+__all__ = ["by_family", "cell_points", "purifier_cells"]
