@@ -70,7 +70,11 @@ def purified_curve(
     radii = sorted(set(eps))
     if not radii or len(radii) < len(eps):
         raise DataError(f"A curve needs one radius or more, each once; given {list(eps)}.")
-    folder = None if out is None else open_folder(out)
+    folder, store = None if out is None else open_folder(out), None
+    if folder is not None:
+        told = {"condition": "purified-curve", "purifier": purifier, "norm": norm, "unit": unit, "levels": radii}
+        manifest = make_manifest(victim, data, {**told, "modality": modality}, seed, BATCH, facts or {})
+        store = Store.open(folder, manifest, resume=resume)
     runs = [
         attack_purified(
             victim,
@@ -90,11 +94,9 @@ def purified_curve(
         for place, radius in enumerate(radii)
     ]
     summary = _summary(radii, runs, {"norm": norm, "unit": unit, "modality": modality})
-    if folder is not None:
-        told = {"condition": "purified-curve", "purifier": runs[0].summary["purifier"], "levels": radii}
-        manifest = make_manifest(victim, data, told, seed, BATCH, facts or {})
+    if store is not None:
         summary["run"] = str(folder)
-        Store.open(folder, manifest, resume=resume).write_summary(summary)
+        store.write_summary(summary)
     return PurifiedCurve(radii, runs, summary)
 
 

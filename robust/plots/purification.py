@@ -102,7 +102,7 @@ def point_of(summary: Summary) -> Point:
     )
 
 
-def draw_steps(summaries: Sequence[Summary]) -> Figure:
+def draw_steps(points: Sequence[Point]) -> Figure:
     """Clean and robust accuracy against n*, a line for each radius; a panel for each victim and kind of diffusion.
 
     At n* = 0 there is no purifier, and the attack on the bare victim knows all there is.
@@ -110,7 +110,7 @@ def draw_steps(summaries: Sequence[Summary]) -> Figure:
     Raises:
         StoreError: If no purifier has steps.
     """
-    points = [point for summary in summaries for point in points_of(summary) if point.steps is not None]
+    points = [point for point in points if point.steps is not None]
     if not points:
         raise StoreError("There is nothing to draw: no run has a purifier with reverse steps, as waveform:3 has.")
     panels: dict[tuple[str, str], list[Point]] = {}
@@ -135,13 +135,12 @@ def draw_steps(summaries: Sequence[Summary]) -> Figure:
     return figure
 
 
-def draw_purifiers(summaries: Sequence[Summary]) -> Figure:
+def draw_purifiers(points: Sequence[Point]) -> Figure:
     """Purifiers below each other, each with its clean, non-adaptive and adaptive score; a panel for each radius.
 
     Raises:
         StoreError: If there are no runs.
     """
-    points = [point for summary in summaries for point in points_of(summary)]
     if not points:
         raise StoreError("There is nothing to draw: no run against a purifier.")
     panels: dict[tuple[str, str], list[Point]] = {}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from robust.plots.purification import Point, points_of
 from robust.plots.script import done_cells, whole
 from robust.study.store import CellRun, StudyStore
@@ -32,14 +30,4 @@ def cell_points(cell: CellRun) -> list[Point]:
         return points_of({**cell.summary, "victim": cell.victim, "data": {"name": cell.data}})
 
 
-def by_family(cells: Sequence[CellRun]) -> dict[str, list[CellRun]]:
-    """Kind of diffusion -> the cells with reverse steps of it; no other cells."""
-    found: dict[str, list[CellRun]] = {}
-    for cell in cells:
-        point = cell_points(cell)[0]
-        if point.steps is not None:
-            found.setdefault(point.family, []).append(cell)
-    return found
-
-
-__all__ = ["by_family", "cell_points", "purifier_cells"]
+__all__ = ["cell_points", "purifier_cells"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import robust
 from attacks.blackbox import Square, square
 from attacks.blackbox_square import _width, bump, changed_l2, changed_linf, first_l2, stripes
 from attacks.eot import Expectation
@@ -18,6 +19,7 @@ from attacks.losses import Goal, margin
 from attacks.pgd import PGD, AttackResult, pgd
 from attacks.supports import FrequencyBand
 from attacks.threat import Ball
+from robust.types import Batch
 from tests.oracles import gains
 from tests.oracles.hidden import Detached, Quantised
 from tests.oracles.linear import LinearVictim, breaking_radius
@@ -268,7 +270,7 @@ def test_l1_is_refused() -> None:
 
 
 class AsImage(nn.Module):
-    """A waveform victim that takes images (B, 1, 20, 20) in [0, 1]."""
+    """A waveform victim that takes images (B, 1, 125, 128) in [0, 1]."""
 
     def __init__(self, victim: nn.Module) -> None:
         super().__init__()
@@ -278,19 +280,21 @@ class AsImage(nn.Module):
         return self.victim({"audio": images.flatten(1) * 2 - 1})
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_no_weaker_than_a_peer_that_sees_an_image(norm: str) -> None:
+@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.003), ("l2", 0.15)])
+def test_a_real_victim_yields_more_than_to_a_peer_that_sees_an_image(norm: str, radius: float) -> None:
+    """Torchattacks with the 16,000 samples as rows of an image, at equal queries: here the loss rises further."""
     torchattacks = pytest.importorskip("torchattacks")
-    victim, clean = ConvVictim().eval(), waves(48, seed=5)
-    labels = predictions(victim, {"audio": clean})
-    name, radius, queries = {"linf": "Linf", "l2": "L2"}[norm], {"linf": 0.02, "l2": 0.3}[norm], 300
-    images = ((clean + 1) / 2).view(-1, 1, 20, 20)
+    victim, data, queries = robust.load_victim("ast"), robust.load_data("events", split="test", limit=8), 100
+    batch = Batch.collate([data.clip(index, victim.spec) for index in range(8)])
+    clean, goal = batch.inputs["audio"], Goal(predictions(victim, {"audio": batch.inputs["audio"]}))
+    name = {"linf": "Linf", "l2": "L2"}[norm]
     peer = torchattacks.Square(AsImage(victim), norm=name, eps=radius / 2, n_queries=queries, seed=0, p_init=0.8)
-    theirs = peer(images, labels).flatten(1) * 2 - 1
-    broken = int((predictions(victim, {"audio": theirs}) != labels).sum())
-    found = square(
-        victim, {"audio": clean}, Goal(labels), {"audio": Ball(norm, radius)}, config=Square(queries=queries)
-    )
-    assert 5 <= broken <= 43
-    # Measured on 96 clips: 1.08 of what the peer breaks in linf, 0.88 in l2, where its squares are combs to a waveform.
-    assert int(found.broken.sum()) >= {"linf": 0.95, "l2": 0.75}[norm] * broken
+    theirs = peer(((clean + 1) / 2).view(-1, 1, 125, 128), goal.labels).flatten(1) * 2 - 1
+    ours = square(victim, {"audio": clean}, goal, {"audio": Ball(norm, radius)}, config=Square(queries=queries))
+    with torch.no_grad():
+        start, reached, other = (
+            margin(victim({"audio": clips}), goal) for clips in (clean, ours.inputs["audio"], theirs)
+        )
+    assert bool((reached >= start - 1e-4).all())
+    print(norm, start.mean(), reached.mean(), other.mean(), ours.broken.sum(), (other > 0).sum())
+    assert float((reached - start).mean()) > float((other - start).mean())

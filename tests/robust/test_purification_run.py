@@ -17,7 +17,7 @@ from robust.cli import app
 from robust.errors import RobustError, StoreError
 from robust.evaluation.engine import AlignedData
 from robust.evaluation.purification_masking import Few, gap, masking, more_draws, spread
-from robust.plots.purification import draw_purifiers, draw_steps
+from robust.plots.purification import draw_purifiers, draw_steps, point_of, points_of
 from robust.purified_attack import PurifiedRun, attack_purified, suite
 from tests.robust.purifiers import LinearData, Noisy, Rounded, RoundedOpenly, linear_victim
 from tests.robust.test_purification import condition
@@ -226,7 +226,7 @@ def summary(name: str, steps: int | None, eps: float, *, adaptive: bool = True, 
 def test_lines_over_steps_are_where_their_numbers_are() -> None:
     runs = [summary(f"waveform:{steps}", steps, eps) for steps in (1, 3, 10) for eps in (0.001, 0.002)]
     runs += [summary("mel:3", 3, 0.001, adaptive=False, robust=0.5), summary("median:3", None, 0.001)]
-    wave, mel = draw_steps(runs).axes
+    wave, mel = draw_steps(list(map(point_of, runs))).axes
     assert [text.get_text() for text in wave.get_xticklabels()] == ["0", "1", "3", "10"]
     lines = {
         (line.get_linestyle(), line.get_markerfacecolor(), line.get_color()): line.get_ydata() for line in wave.lines
@@ -239,14 +239,32 @@ def test_lines_over_steps_are_where_their_numbers_are() -> None:
     np.testing.assert_allclose(hollow, [[10, 60, 60, 60]] * 2)
     assert all(line.get_linestyle() != "-" for line in mel.lines)  # what was not adaptive is not drawn as if it were
     with pytest.raises(StoreError, match="reverse steps"):
-        draw_steps([summary("median:3", None, 0.001)])
+        draw_steps([point_of(summary("median:3", None, 0.001))])
 
 
 def test_bars_of_purifiers() -> None:
     runs = [summary("median:3", None, 0.001), summary("gate", None, 0.001, adaptive=False, robust=0.5)]
-    (axes,) = draw_purifiers(runs).axes
+    (axes,) = draw_purifiers(list(map(point_of, runs))).axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["no defense", "median:3", "gate"]
     widths = sorted((round(bar.get_y() + bar.get_height() / 2), bar.get_width()) for bar in axes.patches)
     np.testing.assert_allclose(widths, [(0, 10), (0, 95), (1, 20), (1, 60), (1, 90), (2, 50), (2, 90)])
     with pytest.raises(StoreError, match="no run"):
         draw_purifiers([])
+
+
+def test_a_curve_is_a_point_at_each_radius_with_its_own_label() -> None:
+    path = "checkpoints/diffusion-waveform-fsdd.safetensors:3"
+    levels = [summary(path, 3, eps, adaptive=eps < 0.002, robust=0.3) for eps in (0.001, 0.002)]
+    names = {True: "adaptive", False: "non-adaptive: no BPDA"}
+    curve: dict[str, Any] = {**levels[0], "kind": "purify", "adaptive": False}
+    curve["purifier"] = {"name": path, "settings": {"channel": "waveform:3", "steps": 3}}
+    curve["levels"] = [{**level, "label": names[level["adaptive"]]} for level in levels]
+    found = points_of(curve)
+    assert [(point.purifier, point.family) for point in found] == [("waveform:3", "waveform")] * 2
+    assert [point.radius for point in found] == ["L∞ 10⁻³", "L∞ 2·10⁻³"]
+    adaptive, other = (point.scores for point in found)
+    assert [one and one["score"] for one in adaptive.values()] == [0.9, 0.6, 0.3]
+    assert [one and one["score"] for one in other.values()] == [0.9, 0.3, None]
+    (axes,) = draw_steps(found).axes
+    solid = [line for line in axes.lines if line.get_linestyle() == "-"]
+    assert len(solid) == 1, "the larger radius was not attacked adaptively"
