@@ -95,7 +95,10 @@ def load_augmentation(text: str) -> InTurn:
     """
     name, _, value = text.partition(":")
     if name != "gaussian":
-        raise ThreatModelError(unknown("augmentation", name, ("gaussian",)) + " Write gaussian:SIGMA.")
+        raise ThreatModelError(
+            unknown("augmentation", name, ("gaussian", "diffusion"))
+            + " Write gaussian:SIGMA or diffusion[:SOURCE][:SHARE]."
+        )
     try:
         sigma = float(value)
     except ValueError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from defenses.diffusion import UNetDiffusion
+from defenses.diffusion_unet import UNetDiffusion
 from defenses.training import Augmentation, Learner, Recipe, TrainingBatch
 
 ASKED = 0.8  # share of training clips that the network is told the class of; the rest teach it to do without

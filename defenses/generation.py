@@ -16,7 +16,8 @@ from torch import Tensor
 
 from attacks.errors import ThreatModelError
 from attacks.gradients import in_lanes
-from defenses.diffusion import DiffusionModel, UNetDiffusion
+from defenses.diffusion import DiffusionModel
+from defenses.diffusion_unet import UNetDiffusion
 from defenses.mel import FLOOR, HOP, REACH, WINDOW, MelDomain
 
 GRIFFIN_LIM_ITERATIONS = 32

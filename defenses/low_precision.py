@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 WAYS = ("fp32", "bf16", "bf16-explicit")
+WORTH = 0.9
+"""Low precision is used where it takes less than this share of the time of float32."""
 
 
 class ExplicitAttention(TorchFunctionMode):
@@ -49,6 +51,13 @@ def computed(way: str, device: str) -> Iterator[None]:
         yield
 
 
+def fastest(seconds: Mapping[str, Sequence[float]]) -> str:
+    """The way with the shortest time; float32, if it was tried, unless another is clearly faster."""
+    shortest = {way: min(times) for way, times in seconds.items()}
+    best = min(shortest, key=lambda way: shortest[way])
+    return "fp32" if "fp32" in shortest and shortest[best] > WORTH * shortest["fp32"] else best
+
+
 def keep_buffers() -> None:
     """Frees one large buffer, so that glibc keeps smaller ones with the process from now on.
 
@@ -58,4 +67,4 @@ def keep_buffers() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-__all__ = ["WAYS", "ExplicitAttention", "computed", "keep_buffers"]
+__all__ = ["WAYS", "ExplicitAttention", "computed", "fastest", "keep_buffers"]

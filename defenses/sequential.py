@@ -72,7 +72,7 @@ class Sequential:
         checked_sigma(self.sigma), checked_votes("n", self.n), checked_alpha(self.alpha)
         if not 0 <= self.radius < math.inf:
             raise ThreatModelError(f"The radius to certify must be 0 or more and finite; given {self.radius}.")
-        check_reach(self.radius, self.sigma, self.n, self.alpha / 2)
+        check_reach(self.radius, self.sigma, self.n, self.alpha, 0.5)
 
     @property
     def p0(self) -> float:

@@ -139,12 +139,22 @@ def votes_needed(radius: float, sigma: float, alpha: float) -> int:
     return found
 
 
-def check_reach(radius: float, sigma: float, n: int, alpha: float) -> None:
-    """Raises `ThreatModelError` with the number that would do where `n` votes cannot prove `radius`."""
+def check_reach(radius: float, sigma: float, n: int, alpha: float, share: float = 1.0) -> None:
+    """Raises `ThreatModelError` with the number that would do where `n` votes cannot prove `radius`.
+
+    Args:
+        radius: L2.
+        sigma: Of the noise.
+        n: Votes.
+        alpha: Probability with which the proof may fail.
+        share: Of alpha that the votes may use; told with the error.
+    """
+    told = f"{alpha:g}" if share == 1.0 else f"{alpha:g} (of which they may use {alpha * share:g})"
+    alpha *= share
     needed = votes_needed(radius, sigma, alpha)
     if n < needed:
         raise ThreatModelError(
-            f"{n} votes cannot certify the radius {radius:g} at sigma {sigma:g} and alpha {alpha:g}: even a unanimous "
+            f"{n} votes cannot certify the radius {radius:g} at sigma {sigma:g} and alpha {told}: even a unanimous "
             f"vote shows {ceiling(sigma, n, alpha):.4g}. Give n = {needed} votes or more, or a larger sigma."
         )
 

@@ -5,15 +5,13 @@ the first votes of each clip, every vote whose margin lies within a multiple of 
 the least sure of the others in each batch, as a check. A clip whose error proves larger than was allowed for is cast
 anew in float32, and a vote that was trusted and is another in float32 ends the use of bfloat16 altogether.
 
-The noise is drawn in blocks of eight votes from the clip's own generator, so that a vote is the same whatever the batch
-size, and no two clips share noise (a common bank of it would correlate their certificates).
+The noise comes from the clip's own generator: a common bank of it would correlate the certificates of clips.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
@@ -23,7 +21,8 @@ from torch import Tensor
 
 from attacks.errors import ThreatModelError, unknown
 from attacks.gradients import LANES, in_lanes
-from defenses.low_precision import WAYS, computed, keep_buffers
+from defenses.low_precision import WAYS, computed, fastest, keep_buffers
+from defenses.noisy_copies import NoisyCopies
 from defenses.smoothing import checked_sigma, checked_votes
 
 Classify: TypeAlias = Callable[[Tensor], Tensor]
@@ -40,9 +39,9 @@ Few votes have a margin near that, and few errors are as large: of 1,000 votes, 
 """
 SLACK = 1.25
 """An error so many times as large as that says that it was measured too small."""
+TRIAL = 4 * LANES
 ROUNDS = 3
-WORTH = 0.9
-"""Low precision is used where it takes less than this share of the time of float32."""
+"""The first votes of all try each way in so many batches of that size; the best of each counts."""
 
 
 @dataclass
@@ -55,8 +54,9 @@ class Tally:
         checked: Trusted votes that were cast in float32, too.
         differing: Of those, votes that were another there.
         exceeded: Casts repeated in float32 because bfloat16 erred more than was allowed for.
+        trial: Way -> seconds a vote of each batch that tried it.
         way: How votes are cast at present: `fp32`, `bf16`, or `bf16-explicit` (see
-            `defenses.low_precision`); None before the first.
+            `defenses.low_precision`); None while they are tried.
     """
 
     votes: int = 0
@@ -64,6 +64,7 @@ class Tally:
     checked: int = 0
     differing: int = 0
     exceeded: int = 0
+    trial: dict[str, list[float]] = field(default_factory=dict)
     way: str | None = None
 
 
@@ -97,11 +98,29 @@ class Voter:
         """Votes on one clip (T,) or of any other shape; its noise comes from `generator`, which is on the CPU."""
         return Ballot(self, clip, generator)
 
-    def choose(self, noisy: Tensor) -> None:
-        """Finds out the fastest way to cast votes, on the first ones."""
-        keep_buffers()
-        ways = WAYS if self.precision == "auto" else WAYS[:1] if self.precision == "fp32" else WAYS[1:]
-        self.tally.way = self._fastest(noisy, ways) if len(ways) > 1 else ways[0]
+    def ways(self) -> tuple[str, ...]:
+        """Those from which the fastest is taken."""
+        return WAYS if self.precision == "auto" else WAYS[:1] if self.precision == "fp32" else WAYS[1:]
+
+    def timed(self, noisy: Tensor) -> tuple[str, Tensor]:
+        """The way in which votes are cast at present, and logits; the first batches try the ways in turn."""
+        tally = self.tally
+        if tally.way is not None:
+            return tally.way, self.logits(noisy, tally.way)
+        way = min(self.ways(), key=lambda one: len(tally.trial.get(one, ())))
+        started = time.perf_counter()
+        logits = self.logits(noisy, way)
+        float(logits[0, 0])  # waits for it
+        tally.trial.setdefault(way, []).append((time.perf_counter() - started) / len(noisy))
+        if self.untried() == 0:
+            tally.way = fastest(tally.trial)
+        return way, logits
+
+    def untried(self) -> int:
+        """Batches that are left of the trial."""
+        if self.tally.way is not None:
+            return 0
+        return sum(max(ROUNDS - len(self.tally.trial.get(way, ())), 0) for way in self.ways())
 
     def logits(self, noisy: Tensor, way: str) -> Tensor:
         """(B, K) float32 logits in one of the ways."""
@@ -126,25 +145,15 @@ class Voter:
         gap = low - full
         return gap if self.multilabel else gap - gap.gather(1, low.argmax(dim=1, keepdim=True))
 
-    def _fastest(self, noisy: Tensor, ways: Sequence[str]) -> str:
-        seconds = dict.fromkeys(ways, float("inf"))
-        for turn in range(ROUNDS + 1):  # the first fills caches
-            for way in ways:
-                started = time.perf_counter()
-                self.decide(self.logits(noisy, way)).cpu()
-                if turn:
-                    seconds[way] = min(seconds[way], time.perf_counter() - started)
-        best = min(ways, key=lambda way: seconds[way])
-        return "fp32" if seconds[best] > WORTH * seconds.get("fp32", float("inf")) else best
-
 
 class Ballot:
     """Votes on one clip, cast when asked for; make it with `Voter.ballot`."""
 
     def __init__(self, voter: Voter, clip: Tensor, generator: torch.Generator) -> None:
-        self.voter, self.clip, self.generator = voter, clip, generator
-        self.bound: float | None = None
-        self.full = False
+        self.voter, self.generator = voter, generator
+        self.copies = NoisyCopies(clip, voter.sigma, generator)
+        self.bounds: dict[str, float] = {}
+        self.full = voter.precision == "fp32"
 
     def cast(self, count: int) -> Tensor:
         """(count,) int64 classes or (count, K) bool labels, in the order of the noise.
@@ -152,10 +161,11 @@ class Ballot:
         Votes of one call and of the next never share noise.
         """
         voter, start = self.voter, self.generator.get_state()
+        if voter.tally.votes == 0:
+            keep_buffers()
         voter.tally.votes += checked_votes("The number of votes", count)
-        if voter.tally.way is None:
-            voter.choose(self._noisy(min(_in_lanes(count), self._size)))
-            self.generator.set_state(start)
+        if voter.precision == "fp32":
+            voter.tally.way = "fp32"
         votes = None if self.full or voter.tally.way == "fp32" else self._in_low(count)
         if votes is None:
             self.generator.set_state(start)
@@ -171,60 +181,56 @@ class Ballot:
     def _size(self) -> int:
         return _in_lanes(self.voter.batch_size)
 
-    def _noisy(self, rows: int) -> Tensor:
-        """`rows` noisy copies, a multiple of 8."""
-        return self._heard(self._drawn(rows))
-
-    def _drawn(self, rows: int) -> Tensor:
-        """Standard normal noise, each block of 8 from its own draw, so that it is the same in batches of any size."""
-        noise = torch.empty(rows, *self.clip.shape, dtype=self.clip.dtype)
-        for first in range(0, rows, LANES):
-            noise[first : first + LANES].normal_(generator=self.generator)
-        return noise
-
-    def _heard(self, noise: Tensor) -> Tensor:
-        return noise.to(self.clip.device).mul_(self.voter.sigma).add_(self.clip)
-
     def _in_full(self, count: int) -> Tensor:
         voter = self.voter
-        with closing(self._copies(count)) as copies:
-            found = [voter.decide(voter.logits(noisy, "fp32")) for _, noisy in copies]
+        with closing(self.copies.batches(self._sizes(count))) as batches:
+            found = [voter.decide(voter.logits(noisy, "fp32")) for noisy in batches]
         return torch.cat(found)[:count].cpu()
 
     def _in_low(self, count: int) -> Tensor | None:
         """The same from low precision; None where it errs too much for this clip."""
-        with closing(self._copies(count)) as copies:
-            return self._checked(copies, count)
+        with closing(self.copies.batches(self._sizes(count))) as batches:
+            return self._checked(batches, count)
 
-    def _checked(self, copies: Iterator[tuple[int, Tensor]], count: int) -> Tensor | None:
-        voter, found = self.voter, []
-        pool = _Doubtful()
-        for first, noisy in copies:
-            low = voter.logits(noisy, str(voter.tally.way))
-            margin = voter.margin(low)[: count - first]
-            if self.bound is None:
-                full = voter.logits(noisy[:CALIBRATED], "fp32")
-                self.bound = SAFETY * float(voter.errors(low[:CALIBRATED], full).square().mean().sqrt())
-                self.full = float((margin > self.bound).double().mean()) < 0.5
-                if self.full:
-                    return None
-            found.append(voter.decide(low))
-            trusted = margin > self.bound
+    def _checked(self, batches: Iterator[Tensor], count: int) -> Tensor | None:
+        voter, pool = self.voter, _Doubtful()
+        found: list[Tensor] = []
+        for noisy in batches:
+            first = sum(map(len, found))
+            way, logits = voter.timed(noisy)
+            found.append(voter.decide(logits))
+            if way == "fp32":
+                continue
+            margin = voter.margin(logits)[: count - first]
+            bound = self._bound(way, noisy, logits, margin)
+            if self.full:
+                return None
+            trusted = margin > bound
             kept = ~trusted
             if bool(trusted.any()):  # the least sure of those that are trusted stands for them in the check
                 kept[torch.where(trusted, margin, torch.inf).argmin()] = True
             places = kept.nonzero()[:, 0]
-            pool.add(first + places, noisy[places], low[places], trusted[places])
+            pool.add(
+                first + places, noisy[places], logits[places], trusted[places], margin.new_full((len(places),), bound)
+            )
             if len(pool) >= self._size and not self._settle(pool, found):
                 return None
         return torch.cat(found)[:count].cpu() if self._settle(pool, found) else None
+
+    def _bound(self, way: str, noisy: Tensor, low: Tensor, margin: Tensor) -> float:
+        """Margin up to which a vote of this way is cast again, measured once; most must be above it."""
+        if way not in self.bounds:
+            full = self.voter.logits(noisy[:CALIBRATED], "fp32")
+            self.bounds[way] = SAFETY * float(self.voter.errors(low[:CALIBRATED], full).square().mean().sqrt())
+            self.full = float((margin > self.bounds[way]).double().mean()) < 0.5
+        return self.bounds[way]
 
     def _settle(self, pool: _Doubtful, found: list[Tensor]) -> bool:
         """Casts what is doubtful in float32; False where low precision erred more than was allowed for."""
         if len(pool) == 0:
             return True
         voter, tally = self.voter, self.voter.tally
-        places, noisy, low, trusted = pool.empty()
+        places, noisy, low, trusted, bounds = pool.empty()
         parts = torch.split(noisy, self._size)
         full = torch.cat([voter.logits(in_lanes(part), "fp32")[: len(part)] for part in parts])
         before = torch.cat(found)
@@ -238,7 +244,7 @@ class Ballot:
         tally.differing += differing
         if differing:
             tally.way = "fp32"
-        if differing or not bool((self._error(low, full) <= SLACK * (self.bound or 0.0)).all()):
+        if differing or not bool((self._error(low, full) <= SLACK * bounds).all()):
             tally.exceeded += 1
             self.full = True
         return not self.full
@@ -251,42 +257,34 @@ class Ballot:
         second = low.topk(min(2, low.shape[1]), dim=1).indices[:, -1:]
         return errors.gather(1, second)[:, 0]
 
-    def _copies(self, count: int) -> Generator[tuple[int, Tensor], None, None]:
-        """Number of the first vote, and noisy copies, of each batch; the last is filled up to whole blocks.
-
-        Drawing takes one thread: where there are several, the noise of the next batch is drawn while one is used.
-        """
-        sizes = [min(self._size, _in_lanes(count - first)) for first in range(0, count, self._size)]
-        if len(sizes) == 1 or torch.get_num_threads() == 1:
-            for place, rows in enumerate(sizes):
-                yield place * self._size, self._noisy(rows)
-            return
-        with ThreadPoolExecutor(1) as beside:  # waits for a draw under way, also where the consumer stops early
-            coming = beside.submit(self._drawn, sizes[0])
-            for place in range(len(sizes)):
-                noise = coming.result()
-                if place + 1 < len(sizes):
-                    coming = beside.submit(self._drawn, sizes[place + 1])
-                yield place * self._size, self._heard(noise)
+    def _sizes(self, count: int) -> list[int]:
+        """Rows of each batch: the last is filled up to whole blocks, those of a trial are small."""
+        found: list[int] = []
+        small = 0 if self.full else self.voter.untried()
+        while (left := count - sum(found)) > 0:
+            size = min(self._size, TRIAL) if len(found) < small else self._size
+            found.append(min(size, _in_lanes(left)))
+        return found
 
 
 class _Doubtful:
-    """Noisy copies that are to be cast in float32, with what they said in low precision."""
+    """Noisy copies that are to be cast in float32, with what they said in low precision and how that was taken."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._parts: list[tuple[Tensor, ...]] = []
 
     def __len__(self) -> int:
         return sum(len(part[0]) for part in self._parts)
 
-    def add(self, places: Tensor, noisy: Tensor, low: Tensor, trusted: Tensor) -> None:
-        self._parts.append((places, noisy, low, trusted))
+    def add(self, *part: Tensor) -> None:
+        """Places among all votes, copies, logits, whether they are trusted, and the bound that this was held to."""
+        self._parts.append(part)
 
-    def empty(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All that it held."""
-        places, noisy, low, trusted = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+    def empty(self) -> list[Tensor]:
+        """All that it held, in the same order."""
+        held = [torch.cat(parts) for parts in zip(*self._parts, strict=True)]
         self._parts.clear()
-        return places, noisy, low, trusted
+        return held
 
 
 def count_votes(

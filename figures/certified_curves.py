@@ -15,18 +15,34 @@ from typing import TYPE_CHECKING
 from robust.plots import script
 from robust.plots.certificates import CertificateLine, certificate_line, draw_certificates
 from robust.plots.script import OUT, Dpi, Out, StoreFolder
+from robust.plots.style import styled
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from robust.study.store import CellRun
 
 NAME = "certified_curves"
+LONG, LINE_INCHES = 14, 0.15
 
 
 def main(store: StoreFolder, out: Out = OUT, dpi: Dpi = 300) -> None:
     """Steps with bands, hollow marks for the attack, a thin line for each ceiling."""
     cells = script.done_cells(script.read_study(store), "certificate", "robust certify --out")
     groups = script.grouped(cells, NAME, ("data", "seed"))
-    script.save_all({name: draw_certificates(_lines(own)) for name, own in groups.items()}, out, dpi)
+    script.save_all({name: _figure(_lines(own)) for name, own in groups.items()}, out, dpi)
+
+
+def _figure(lines: Sequence[CertificateLine]) -> Figure:
+    """Names that are too long for two columns stand in one."""
+    figure = draw_certificates(lines)
+    if max(len(line.label) for line in lines) > LONG:
+        told = figure.legends.pop()
+        handles, names = told.legend_handles, [text.get_text() for text in told.get_texts()]
+        figure.set_figheight(figure.get_figheight() + LINE_INCHES * (len(names) // 2))
+        with styled():
+            figure.legend(handles, names, loc="outside upper center", ncols=1)
+    return figure
 
 
 def _lines(cells: Sequence[CellRun]) -> list[CertificateLine]:
@@ -47,7 +63,7 @@ def _lines(cells: Sequence[CellRun]) -> list[CertificateLine]:
 
 def _name(cell: CellRun, several: bool) -> str:
     told = cell.summary
-    denoiser = f", {told['denoiser']['name']} denoiser" if told["denoiser"] else ""
+    denoiser = f", {told['denoiser']['name']} denoiser" if told.get("denoiser") else ""
     return f"{f'{cell.victim}, ' if several else ''}σ {told['sigma']:g}{denoiser}"
 
 

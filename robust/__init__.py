@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from attacks.threat import Ball as Ball
     from robust.api import AttackRun as AttackRun
     from robust.api import attack as attack
+    from robust.certification import CertifyRun as CertifyRun
+    from robust.certification import certify as certify
     from robust.change import Evaluation as Evaluation
     from robust.change import evaluate as evaluate
     from robust.change import missing as missing
@@ -29,14 +31,22 @@ if TYPE_CHECKING:
     from robust.curve_levels import geomspace as geomspace
     from robust.curves import curve as curve
     from robust.data import load_data as load_data
+    from robust.diffusion_models import load_diffusion as load_diffusion
+    from robust.diffusion_training import train_diffusion as train_diffusion
     from robust.errors import RobustError as RobustError
     from robust.evaluation.curve_summary import Curve as Curve
     from robust.evaluation.paired import compare as compare
     from robust.evaluation.thresholds import thresholds as thresholds
+    from robust.generation import generate as generate
     from robust.jamming import JamRun as JamRun
     from robust.jamming import jam as jam
     from robust.over_the_air import AirRun as AirRun
     from robust.over_the_air import air as air
+    from robust.purified_attack import PurifiedRun as PurifiedRun
+    from robust.purified_attack import attack_purified as attack_purified
+    from robust.purified_curve import purified_curve as purified_curve
+    from robust.purifier_choice import choose_steps as choose_steps
+    from robust.purifiers import load_purifier as load_purifier
     from robust.stickers import StickerRun as StickerRun
     from robust.stickers import sticker as sticker
     from robust.training import train as train
@@ -49,8 +59,20 @@ if TYPE_CHECKING:
     from robust.victims import list_victims as list_victims
     from robust.victims import load_victim as load_victim
     from robust.victims import register as register
+    from robust.victims.purified import purified as purified
 
 _HOMES = {
+    "choose_steps": "robust.purifier_choice",
+    "attack_purified": "robust.purified_attack",
+    "PurifiedRun": "robust.purified_attack",
+    "purified_curve": "robust.purified_curve",
+    "purified": "robust.victims.purified",
+    "load_purifier": "robust.purifiers",
+    "certify": "robust.certification",
+    "CertifyRun": "robust.certification",
+    "generate": "robust.generation",
+    "train_diffusion": "robust.diffusion_training",
+    "load_diffusion": "robust.diffusion_models",
     "PGD": "attacks.pgd",
     "Ball": "attacks.threat",
     "AttackRun": "robust.api",

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from defenses.diffusion import DiffusionModel, UNetDiffusion, UNetSettings
+from defenses.diffusion import DiffusionModel
+from defenses.diffusion_unet import UNetDiffusion, UNetSettings
 from robust.atomic import write_atomically
 from robust.errors import CheckpointError
 from robust.victims.checkpoints import card_path, load_strictly, read_json_card, read_safetensors, storable_state

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attacks.errors import unknown
-from defenses.diffusion import UNetDiffusion, UNetSettings
+from defenses.diffusion_unet import UNetDiffusion, UNetSettings
 from defenses.mel import REACH
 from robust.data import load_data
 from robust.data.reading import read_clips

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attacks.bpda import straight_through
 from attacks.channel import Parameters, where_valid
 from attacks.errors import ThreatModelError, unknown
 from robust.channels.choices import Choices, checked_choices, chosen
 from robust.channels.coding import CODINGS, bandwidth_hz, check_coding, realised_kbps, round_trip
 from robust.channels.levels import everywhere, without_padding
-from robust.channels.quantisation import Converter, straight_through
+from robust.channels.quantisation import Converter
 from robust.channels.spectra import butterworth, fast_length, filtered, frequencies_hz
 from robust.data.reading import ahead
 

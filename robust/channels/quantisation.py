@@ -9,15 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attacks.bpda import straight_through
 from attacks.channel import Channel, Parameters, where_valid
 from attacks.errors import ThreatModelError
 from robust.channels.choices import Choices, checked_choices, chosen
 from robust.channels.levels import active_regions, frame_samples, snrs_db
-
-
-def straight_through(real: Tensor, taken_for: Tensor) -> Tensor:
-    """The values of `real`, to the bit, with the gradient of `taken_for`."""
-    return real.detach() + (taken_for - taken_for.detach())
 
 
 class Converter(Channel):

@@ -9,9 +9,11 @@ import typer
 
 from robust.cli.air import air
 from robust.cli.attack import attack
+from robust.cli.certify import certify
 from robust.cli.compare import compare
 from robust.cli.curve import curve
 from robust.cli.doctor import doctor
+from robust.cli.generate import generate
 from robust.cli.listing import data, victims
 from robust.cli.music import music
 from robust.cli.noise import noise
@@ -36,6 +38,7 @@ COMMANDS = (
     curve,
     noise,
     air,
+    certify,
     music,
     sticker,
     study,
@@ -44,6 +47,7 @@ COMMANDS = (
     universal,
     thresholds,
     train,
+    generate,
     victims,
     data,
     doctor,

@@ -97,12 +97,12 @@ def attack(
     if resume and out is None:
         raise typer.BadParameter("--resume needs the --out of the run to go on with")
     victim = load_victim(model, weights=weights, device=device)
+    told = options.data_options(fold, data_option)
     if audio is not None:
         chosen: Dataset = single_file(audio, label, victim.spec.labels)
     elif label is not None:
         raise typer.BadParameter("--label goes with --audio")
     else:
-        told = options.data_options(fold, data_option)
         chosen = load_data(data, split=split, root=root, limit=(2 if swap else 1) if check else limit, **told)
     attacked = modality or victim.spec.modalities[0]
     if missing or swap or occlude:
@@ -117,6 +117,7 @@ def attack(
             asked,
             victim,
             chosen,
+            lambda limit: load_data(data, split="validation", root=root, limit=limit, **told),
             norm=norm,
             eps=threats.by_modality(eps, "--eps"),
             unit=threats.words_by_modality(unit),

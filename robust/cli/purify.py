@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from robust.purified_attack import PurifiedRun
+    from robust.purifier_choice import Choice
     from robust.types import Dataset
     from robust.victims import Victim
 
 Purify = Annotated[
     str | None,
-    typer.Option(help="Attack behind a purifier: waveform:3, mel:5, low-pass:4000, gate...; + chains them."),
+    typer.Option(help="Attack behind a purifier: waveform:3 (or :auto), mel:5, low-pass:4000, gate...; + chains."),
 ]
 Attacks = Annotated[
     str | None,
@@ -109,32 +112,65 @@ class Asked:
         return {name: count for name, count in given.items() if count is not None}
 
 
-def show(asked: Asked, victim: Victim, data: Dataset, *, as_json: bool, **settings: Any) -> None:
+def show(
+    asked: Asked,
+    victim: Victim,
+    data: Dataset,
+    validation: Callable[[int], Dataset],
+    *,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Attacks a victim behind a purifier and prints what came of it.
 
     Args:
         asked: Of the purifier.
         victim: The bare victim.
         data: What it is attacked on.
+        validation: Opens so many validation clips; for `waveform:auto`.
         as_json: One JSON document instead of words.
         **settings: More arguments of `robust.attack_purified`.
     """
     from robust.purified_attack import attack_purified
 
     assert asked.purify is not None
+    choice = _choice(asked, victim, validation, settings)
+    facts = None if choice is None else {"chosen_steps": choice.table}
     run = attack_purified(
         victim,
         data,
-        purifier=asked.purify,
+        purifier=asked.purify if choice is None else choice.purifier,
         attacks=asked.names(),
         cascade=asked.cascade,
+        facts=facts,
         **asked.counts(),
         **settings,
     )
+    told = None if choice is None else choice.table
     if as_json:
-        print(json.dumps(run.summary, indent=2))
+        print(json.dumps({**run.summary, **({} if told is None else {"chosen_steps": told})}, indent=2))
     else:
+        for row in told or ():
+            scores = f"clean {100 * row['clean']:.1f} %, robust {100 * row['robust']:.1f} %"
+            print(f"n* = {row['steps']:<3} {scores} on validation clips ({row['label']})")
         _show(run)
+
+
+def _choice(
+    asked: Asked, victim: Victim, validation: Callable[[int], Dataset], settings: dict[str, Any]
+) -> Choice | None:
+    """n* by a validation curve, where `auto` stands for it."""
+    from robust.purifier_choice import CANDIDATES, CLIPS, automatic, choose_steps
+
+    found = automatic(asked.purify or "")
+    if found is None:
+        return None
+    kept = {name: value for name, value in settings.items() if name not in ("out", "resume", "checks")}
+    candidates = CANDIDATES[:2] if asked.check else CANDIDATES
+    counts = asked.counts()
+    clips = validation(1 if asked.check else CLIPS)
+    source, method = found
+    return choose_steps(victim, clips, source=source, method=method, candidates=candidates, **counts, **kept)
 
 
 def _show(run: PurifiedRun) -> None:

@@ -100,6 +100,7 @@ def train(
         device=device,
         half=half,
         clips=clips,
+        augment=augment or (),
         **told_data,
     )
     if as_json:

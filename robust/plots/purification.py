@@ -39,6 +39,8 @@ Summary = Mapping[str, Any]
 
 CLEAN, NON_ADAPTIVE, ADAPTIVE = SERIES = ("clean", "non-adaptive attack", "adaptive attack")
 NOTHING = "no defense"
+ASIDE = 0.04
+"""By how many steps of the axis lines are moved beside each other, so that their whiskers can be told apart."""
 FEW = 10
 """Purifiers with room to spread; more of them must still fit on a page."""
 
@@ -192,10 +194,11 @@ def _step_panel(axes: Axes, points: Sequence[Point], styles: Mapping[str, Look])
     told += [(series, styles[radius], own) for radius, own in by_radius.items() for series in SERIES[1:]]
     steps = sorted({0, *(point.steps or 0 for point in points)})
     places = {step: place for place, step in enumerate(steps)}
-    for series, style, own in told:
+    for rank, (series, style, own) in enumerate(told):
         line = _line(series, own)
         if line:
-            levels = np.array([places[step] for step in line])
+            aside = ASIDE * (rank - (len(told) - 1) / 2)
+            levels = np.array([places[step] + aside for step in line])
             scores, low, high = ([score[part] for score in line.values()] for part in ("score", "low", "high"))
             axes.errorbar(
                 levels, percent(scores), yerr=whiskers(scores, low, high), **_dress(series, style), clip_on=False
@@ -244,6 +247,8 @@ def _step_handles(styles: Mapping[str, Look]) -> list[Artist]:
     for label, (series, style) in dressed.items():
         look = {name: value for name, value in _dress(series, style).items() if name not in ("elinewidth", "zorder")}
         entries.append(Line2D([], [], **look, label=label))
+    stem: dict[str, Any] = {"marker": "|", "markersize": 8, "markeredgewidth": 0.7, "color": "black"}
+    entries.append(Line2D([], [], linestyle="none", **stem, label="95 % interval"))
     return entries
 
 

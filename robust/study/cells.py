@@ -101,6 +101,7 @@ def train(payload: Mapping[str, Any]) -> None:
         device=payload["device"],
         half=asked["half"],
         clips=asked["clips"],
+        augment=asked["augment"],
         **data["options"],
     )
 

@@ -52,6 +52,7 @@ class Training(Strict):
     half: bool = False
     patience: int | None = Field(None, ge=1)
     clips: int | None = Field(None, ge=1)
+    augment: list[str] = []
     config: dict[str, Any] = {}
 
 

@@ -8,7 +8,8 @@ sampling unit: results of several seeds on one clip stay together, so what is sa
 Tests: exact sign flips by clip (McNemar's test with one seed) for a difference of accuracies; the paired bootstrap for
 mAP; where there is a margin, the inversion of Newcombe's interval with one seed; a t-test of the clips' gains for an
 area under a curve, for shares of a purifier's draws, and for a margin with several seeds; the exact binomial test
-against a number; the exact sign test for radii, which are censored. Corrections: Holm 1979, Bonferroni, Benjamini & Hochberg 1995.
+against a number; the exact sign test for radii, which are censored. Corrections: Holm 1979, Bonferroni, Benjamini &
+Hochberg 1995.
 """
 
 from __future__ import annotations

@@ -292,9 +292,6 @@ def test_a_real_victim_yields_more_than_to_a_peer_that_sees_an_image(norm: str, 
     theirs = peer(((clean + 1) / 2).view(-1, 1, 125, 128), goal.labels).flatten(1) * 2 - 1
     ours = square(victim, {"audio": clean}, goal, {"audio": Ball(norm, radius)}, config=Square(queries=queries))
     with torch.no_grad():
-        start, reached, other = (
-            margin(victim({"audio": clips}), goal) for clips in (clean, ours.inputs["audio"], theirs)
-        )
-    assert bool((reached >= start - 1e-4).all())
-    print(norm, start.mean(), reached.mean(), other.mean(), ours.broken.sum(), (other > 0).sum())
-    assert float((reached - start).mean()) > float((other - start).mean())
+        reached, other = (margin(victim({"audio": clips}), goal) for clips in (ours.inputs["audio"], theirs))
+    assert float(reached.clamp_max(0).mean()) > float(other.clamp_max(0).mean())
+    assert int(ours.broken.sum()) >= int((other > 0).sum())

@@ -11,7 +11,8 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from attacks.errors import ThreatModelError
-from defenses.diffusion import SCHEDULES, Schedule, UNetDiffusion, UNetSettings
+from defenses.diffusion import SCHEDULES, Schedule
+from defenses.diffusion_unet import UNetDiffusion, UNetSettings
 from defenses.pointwise import Pointwise1d, with_pointwise
 from tests.oracles.gaussian_sound import GaussianSound, posterior
 

@@ -10,7 +10,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from attacks.errors import ThreatModelError
-from defenses.diffusion import DiffusionModel, Schedule, UNetDiffusion, UNetSettings
+from defenses.diffusion import DiffusionModel, Schedule
+from defenses.diffusion_unet import UNetDiffusion, UNetSettings
 from defenses.generation import generate, griffin_lim, sub_steps
 from defenses.mel import MelDomain
 from tests.oracles.gaussian_sound import GaussianSound

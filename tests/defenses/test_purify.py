@@ -11,7 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from attacks.errors import ThreatModelError
 from attacks.gradients import in_lanes
-from defenses.diffusion import DiffusionModel, Schedule, UNetDiffusion, UNetSettings
+from defenses.diffusion import DiffusionModel, Schedule
+from defenses.diffusion_unet import UNetDiffusion, UNetSettings
 from defenses.purify import METHODS, DiffusionPurifier
 from tests.oracles.gaussian_sound import GaussianSound, flow, posterior, seen_variance
 from tests.robust.channel_contract import check_contract, generators, gradient_is_exact, voices

@@ -105,7 +105,8 @@ def test_low_precision_changes_no_vote(way: str) -> None:
     for number, clip in enumerate(clips):
         votes = full.ballot(clip, fresh(number)).cast(400)
         assert torch.equal(low.ballot(clip, fresh(number)).cast(400), votes)
-        noisy = full.ballot(clip, fresh(number))._noisy(400)
+        ballot = full.ballot(clip, fresh(number))
+        (noisy,) = ballot.copies.batches([400])
         raw += int((low.decide(low.logits(noisy, way)) != votes).sum())
     assert raw > 0  # low precision alone would have changed some
     assert low.tally.recast > 0
@@ -175,26 +176,34 @@ def test_noise_is_white_of_the_level_asked_for() -> None:
     assert abs(np.corrcoef(noise[:8].ravel(), noise[8:16].ravel())[0, 1]) < 5 / math.sqrt(1600)
 
 
-def test_the_faster_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_way_is_found_on_votes_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
-    cost = {"fp32": 1.0, "bf16": 0.8, "bf16-explicit": 0.5}
+    victim = Linear()
 
-    def timed(seconds: dict[str, float]) -> str:
-        victim = Linear()
-        voter = Voter(victim, SIGMA)
+    def tried(seconds: dict[str, float], precision: str = "auto") -> Voter:
+        asked: list[str] = []
 
         def logits(self: Voter, noisy: Tensor, way: str) -> Tensor:
-            clock[0] += seconds[way]
+            asked.append(way)
+            clock[0] += seconds[way] * len(noisy)
             return victim(noisy)
 
         monkeypatch.setattr(Voter, "logits", logits)
-        voter.choose(torch.zeros(8, SAMPLES))
-        return str(voter.tally.way)
+        voter = Voter(victim, SIGMA, precision=precision)
+        votes = voter.ballot(victim.at(0.1), fresh()).cast(1000)
+        assert torch.equal(votes, victim_votes)
+        assert len(asked) < 40
+        return voter
 
-    assert timed(cost) == "bf16-explicit"
-    assert timed({**cost, "bf16-explicit": 0.9}) == "bf16"
-    assert timed({**cost, "bf16": 0.95, "bf16-explicit": 0.95}) == "fp32"  # not worth it
+    cost = {"fp32": 1.0, "bf16": 0.8, "bf16-explicit": 0.5}
+    victim_votes = Voter(victim, SIGMA, precision="fp32").ballot(victim.at(0.1), fresh()).cast(1000)
+    assert tried(cost).tally.way == "bf16-explicit"
+    assert tried({**cost, "bf16-explicit": 0.9}).tally.way == "bf16"
+    slow = {"fp32": 1.0, "bf16": 0.95, "bf16-explicit": 0.98}
+    assert tried(slow).tally.way == "fp32"  # not worth it
+    assert tried(slow, "bf16").tally.way == "bf16"
+    assert tried(cost, "fp32").tally.way == "fp32"
 
 
 def test_explicit_attention_is_attention() -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from robust.evaluation.occlusion import PATTERNS
 from robust.plots import saving, script
-from tests.robust import physical_stores, stores, table_stores
+from tests.robust import defended_stores, physical_stores, stores, table_stores
 
 HERE = Path(__file__).resolve().parents[2] / "figures"
 STORED = Path(__file__).resolve().parents[1] / "fixtures" / "figures"
@@ -95,6 +95,9 @@ FIGURES: dict[str, Callable[[Path], Path]] = {
     "over_the_air": physical_stores.air_run,
     "wake_word_music": physical_stores.music_run,
     "sticker_sheet": physical_stores.sticker_run,
+    "purification_steps": defended_stores.purifier_study,
+    "purifier_bars": defended_stores.purifiers,
+    "certified_curves": defended_stores.certificates,
 }
 KINDS = {
     "robustness_curves": "curve",
@@ -108,6 +111,9 @@ KINDS = {
     "over_the_air": "air",
     "wake_word_music": "music",
     "sticker_sheet": "stickers",
+    "purification_steps": "purify",
+    "purifier_bars": "purify",
+    "certified_curves": "certificate",
 }
 
 

@@ -364,3 +364,15 @@ def test_gaussian_augmentation_puts_noise_on_every_clip() -> None:
     for text, message in (("gaussian", "e.g. gaussian:0.25"), ("gausian:1", "Did you mean"), ("gaussian:0", "above 0")):
         with pytest.raises(ThreatModelError, match=message):
             load_augmentation(text)
+
+
+def test_attack_never_beats_the_certificate_of_an_embedded_victim() -> None:
+    import robust
+
+    asked: dict[str, Any] = {"n0": 32, "n": 128, "radii": [0.0, 0.04], "steps": 2, "draws": 1, "sigma": 0.05}
+    data = robust.load_data("events", split="test", limit=4)
+    told = certify(robust.load_victim("m5"), data, **asked, checks=False)
+    assert (told.records["radius"] > 0.04).any()
+    assert int(told.records["violations"].sum()) == 0
+    plain = certify(robust.load_victim("m5"), data, **asked, precision="fp32", attack=False, checks=False)
+    assert told.records["votes_for"].tolist() == plain.records["votes_for"].tolist()  # in whatever was fastest

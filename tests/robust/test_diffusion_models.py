@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from attacks.errors import ThreatModelError
-from defenses.diffusion import UNetDiffusion, UNetSettings
+from defenses.diffusion_unet import UNetDiffusion, UNetSettings
 from robust.data import load_data
 from robust.data.reading import read_clips
 from robust.diffusion_models import DOMAINS, load_diffusion, save_diffusion

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from attacks.errors import ThreatModelError
-from defenses.diffusion import UNetDiffusion, UNetSettings
 from defenses.diffusion_training import ASKED, POWER_FLOOR, DiffusionLearner
+from defenses.diffusion_unet import UNetDiffusion, UNetSettings
 from defenses.mel import REACH
 from defenses.training import Recipe
 from robust.diffusion_models import load_diffusion

@@ -24,7 +24,7 @@ from robust.errors import StoreError
 from robust.plots import saving
 from robust.plots.style import COLUMN_INCHES, PAGE_INCHES, SMALLEST_POINTS, number, styled
 from robust.study.store import read_study
-from tests.robust import physical_stores, stores, table_stores
+from tests.robust import defended_stores, physical_stores, stores, table_stores
 from tests.robust.drawing import (
     DPI,
     FIGURES,
@@ -419,3 +419,74 @@ def test_lines_under_music_are_the_numbers_of_the_run(small: dict[str, Path], dr
         for value in container.lines[0].get_ydata()
     }
     assert drawn_points == {round(100 * cell["f1"], 6) for cell in told["cells"] if cell["smr_db"] is not None}
+
+
+def test_lines_over_steps_lie_in_a_panel_for_each_victim_and_data_set(drawn: dict[str, Figure]) -> None:
+    """The purifiers of a data set may be paths: panels and lines are named after their domain."""
+    panels = drawn["purification_steps"].axes
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        f"{victim}, {data}, waveform" for data in ("events", "fsdd") for victim in ("ast", "m18")
+    ]
+    words = [text.get_text() for text in drawn["purification_steps"].legends[0].get_texts()]
+    assert words[:3] == ["L∞ 10⁻³", "L∞ 2·10⁻³", "L∞ 4·10⁻³"]
+    assert "non-adaptive attack" in words
+    for axes in panels:
+        assert [line.get_linestyle() for line in axes.lines].count("-") == 3
+        assert [line.get_markerfacecolor() for line in axes.lines].count("white") == 3
+    first = [line.get_ydata() for line in panels[0].lines if line.get_linestyle() == "-"][0]
+    np.testing.assert_allclose(first, [100 * right / 24 for right in (6, 9, 10, 11)])
+
+
+def test_each_kind_of_diffusion_has_its_figure(tmp_path: Path) -> None:
+    families = {"waveform": (1, 3), "mel": (3,)}
+    found = figures_of("purification_steps", defended_stores.purifier_study(tmp_path, families))
+    assert list(found) == ["purification_steps-waveform", "purification_steps-mel"]
+    with pytest.raises(StoreError, match="reverse steps"):
+        figures_of("purification_steps", defended_stores.purify_run(tmp_path / "run", name="median:3", steps=None))
+
+
+def test_a_run_at_one_radius_is_drawn_like_a_curve_s(tmp_path: Path) -> None:
+    run = defended_stores.purification_run(tmp_path / "run")
+    told = json.loads((run / "summary.json").read_text())
+    (figure,) = figures_of("purifier_bars", run).values()
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    shown = [
+        told["bare_clean"],
+        told["bare_robust"],
+        told["clean"],
+        told["attacks"]["transfer"]["robust"],
+        told["robust"],
+    ]
+    np.testing.assert_allclose(widths, [100 * score["score"] for score in shown])
+
+
+def test_what_was_not_attacked_adaptively_has_no_such_bar(drawn: dict[str, Figure]) -> None:
+    counts = [len(axes.patches) for axes in drawn["purifier_bars"].axes]
+    assert counts == [2 + 4 * 3, 2 + 4 * 3 - 1, 2 + 4 * 3 - 1]
+
+
+def test_smoothings_are_told_apart(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    words = [text.get_text() for text in drawn["certified_curves"].legends[0].get_texts()]
+    assert words[:3] == [
+        "m18, σ 0.25, waveform denoiser, certified",
+        "m18-gaussian, σ 0.25, certified",
+        "m18-gaussian, σ 0.5, certified",
+    ]
+    for name in ("one", "two"):
+        defended_stores.certificate_run(tmp_path / name)
+    (figure,) = figures_of("certified_curves", tmp_path).values()
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[:2] == ["σ 0.25 (one), certified", "σ 0.25 (two), certified"]
+    physical_stores.edited(tmp_path / "one", radius=0.1)
+    with pytest.raises(StoreError, match=r"one radius 0\.1"):
+        figures_of("certified_curves", tmp_path)
+
+
+def test_long_names_stay_on_the_page(drawn: dict[str, Figure]) -> None:
+    for name in ("certified_curves", "purification_steps", "purifier_bars"):
+        figure = drawn[name]
+        canvas = FigureCanvasAgg(figure)
+        with styled():
+            canvas.draw()
+        box = figure.legends[0].get_window_extent(canvas.get_renderer())
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, name

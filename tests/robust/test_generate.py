@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import robust.generated_training as generated_training
 import robust.generation as generation
 from attacks.errors import ThreatModelError
-from defenses.diffusion import Schedule, UNetDiffusion, UNetSettings
+from defenses.diffusion import Schedule
+from defenses.diffusion_unet import UNetDiffusion, UNetSettings
 from robust.cli.generate import generate as command
 from robust.data import load_data
 from robust.data.generated import GeneratedClips, Joined

@@ -258,7 +258,10 @@ def test_a_curve_is_a_point_at_each_radius_with_its_own_label() -> None:
     names = {True: "adaptive", False: "non-adaptive: no BPDA"}
     curve: dict[str, Any] = {**levels[0], "kind": "purify", "adaptive": False}
     curve["purifier"] = {"name": path, "settings": {"channel": "waveform:3", "steps": 3}}
-    curve["levels"] = [{**level, "label": names[level["adaptive"]]} for level in levels]
+    of_level = ("robust", "bare_robust", "attacks", "threat")
+    curve["levels"] = [
+        {"label": names[level["adaptive"]], **{name: level[name] for name in of_level}} for level in levels
+    ]
     found = points_of(curve)
     assert [(point.purifier, point.family) for point in found] == [("waveform:3", "waveform")] * 2
     assert [point.radius for point in found] == ["L∞ 10⁻³", "L∞ 2·10⁻³"]

@@ -12,7 +12,7 @@ from torch import Tensor
 import robust.diffusion_models
 from attacks.channel import Channel
 from attacks.errors import RobustError, ThreatModelError
-from defenses.diffusion import UNetDiffusion, UNetSettings
+from defenses.diffusion_unet import UNetDiffusion, UNetSettings
 from defenses.filters import Average, Median, Settled, SpectralGate
 from defenses.purify import DiffusionPurifier
 from robust.channels.codecs import Codec
