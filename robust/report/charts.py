@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from robust.report.formats import Shown, interval, number, percent, shown
@@ -25,7 +25,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over one axis, of one metric, on one data set."""
+    """Curves over one axis, of one metric, on one data set; `marks` are levels with a word for each."""
 
     key: str
     title: str
@@ -35,11 +35,12 @@ class Chart:
     harder: str
     metric: str
     lines: list[Line]
+    marks: list[tuple[float, str]] = field(default_factory=list)
 
     def drawn(self) -> dict[str, Any]:
         """What the script needs, as JSON."""
         lines = [{"name": line.name, "clean": line.clean.score, "points": line.points} for line in self.lines]
-        names = ("key", "title", "axis", "unit", "log", "harder", "metric")
+        names = ("key", "title", "axis", "unit", "log", "harder", "metric", "marks")
         return {**{name: getattr(self, name) for name in names}, "lines": lines}
 
 
@@ -94,10 +95,23 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 def _line(run: Run, name: str) -> Line:
     told = run.summary
-    columns = (told["radii"], told["scores"], told["low"], told["high"])
-    points = [[_finite(value) for value in row] for row in zip(*columns, strict=True)]
+    columns = zip(told["radii"], told["scores"], told["low"], told["high"], strict=True)
+    return _of_points(name, told["clean"], [list(row) for row in columns])
+
+
+def scores_line(
+    name: str, clean: Mapping[str, Any], levels: Sequence[Any], scores: Sequence[Mapping[str, Any] | None]
+) -> Line:
+    """A curve of scores as summaries have them, each at its level; where one is missing there is no point."""
+    ends = [[(score or {}).get(part) for part in ("score", "low", "high")] for score in scores]
+    rows = [[level, *own] for level, own in zip(levels, ends, strict=True) if own[0] is not None]
+    return _of_points(name, clean, rows)
+
+
+def _of_points(name: str, clean: Mapping[str, Any], columns: Sequence[Sequence[Any]]) -> Line:
+    points = [[_finite(value) for value in row] for row in columns]
     rows = [(number(level, 3), percent(score), interval(low, high)) for level, score, low, high in points]
-    return Line(name, shown("clean", told["clean"]), [point for point in points if None not in point[:2]], rows)
+    return Line(name, shown("clean", clean), [point for point in points if None not in point[:2]], rows)
 
 
 def _finite(value: Any) -> float | None:

@@ -22,6 +22,7 @@ class Shown:
         score, low, high: The numbers, 0 to 1; None where undefined.
         clips: Number of clips.
         words: What it is called where name and metric do not say it.
+        called: What a score behind a purifier may be called: `adaptive`, or `non-adaptive: ...`; empty of others.
     """
 
     name: str
@@ -33,6 +34,12 @@ class Shown:
     high: float | None
     clips: int | None
     words: str = ""
+    called: str = ""
+
+    @property
+    def weak(self) -> bool:
+        """Whether a stronger attack was left out."""
+        return self.called not in ("", "adaptive")
 
     @property
     def label(self) -> str:
@@ -40,11 +47,11 @@ class Shown:
         return self.words or f"{self.name} {self.metric}"
 
 
-def shown(name: str, told: Mapping[str, Any], words: str = "") -> Shown:
+def shown(name: str, told: Mapping[str, Any], words: str = "", called: str = "") -> Shown:
     """A score from a summary (`score`, `low`, `high`, `metric`, `clips`)."""
     score, low, high = (_number(told.get(key)) for key in ("score", "low", "high"))
     metric = str(told.get("metric", "score"))
-    return Shown(name, metric, percent(score), interval(low, high), score, low, high, told.get("clips"), words)
+    return Shown(name, metric, percent(score), interval(low, high), score, low, high, told.get("clips"), words, called)
 
 
 def _number(value: Any) -> float | None:

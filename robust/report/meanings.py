@@ -41,6 +41,18 @@ MEANINGS = {
     "never seen than in known ones means that the attack learned its rooms by heart; more draws or more rooms help.",
     "S18": "Each step follows a mean over a few draws of the channel. Where that mean is mostly chance, the attacker "
     "walks at random, and more draws would make a stronger attack.",
+    "S19": "The attack with the full gradient must do at least as well as those that know less. If a transferred, an "
+    "approximate or a blind attack leaves fewer clips, the purifier hides its gradient, and the score is too high.",
+    "S20": "Gradients averaged over more draws of the purifier's noise must bring little. If they break more clips, the "
+    "draws were too few.",
+    "S21": "A purifier that draws at random gives the same clip a good and a bad day. The more its result differs "
+    "between draws, the less one draw tells, and an attacker who may try again needs only one bad day.",
+    "S22": "No attack within a certified radius may change the answer. One that does disproves the certificate.",
+    "S23": "Votes cast in low precision must be those of full precision; those that could differ are cast anew.",
+    "S24": "With so many votes no larger radius than the ceiling can be shown. Where many clips reach it, the curve "
+    "ends for want of votes and not of robustness.",
+    "S25": "Where most clips get no answer, the model cannot hear through the noise: train it with noise of this level, "
+    "or give it a denoiser.",
 }
 """Number of a check -> what it asks and why it matters."""
 

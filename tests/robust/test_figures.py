@@ -433,7 +433,7 @@ def test_lines_over_steps_lie_in_a_panel_for_each_victim_and_data_set(drawn: dic
     for axes in panels:
         assert [line.get_linestyle() for line in axes.lines].count("-") == 3
         assert [line.get_markerfacecolor() for line in axes.lines].count("white") == 3
-    first = [line.get_ydata() for line in panels[0].lines if line.get_linestyle() == "-"][0]
+    first = next(line.get_ydata() for line in panels[0].lines if line.get_linestyle() == "-")
     np.testing.assert_allclose(first, [100 * right / 24 for right in (6, 9, 10, 11)])
 
 

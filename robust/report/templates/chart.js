@@ -89,7 +89,7 @@ function drawChart(home, chart) {
     const width = Math.max(280, home.clientWidth);
     const height = Math.min(380, Math.max(260, width * 0.5));
     const box = { left: 54, right: width - 14, top: 10, bottom: height - 46 };
-    const levels = chart.lines.flatMap((line) => line.points.map((point) => point[0]));
+    const levels = chart.lines.flatMap((line) => line.points.map((point) => point[0])).concat(chart.marks.map((found) => found[0]));
     if (levels.length === 0) return;
     const [low, high] = [Math.min(...levels), Math.max(...levels)];
     const scale = chart.log ? Math.log : (value) => value;
@@ -110,6 +110,11 @@ function drawChart(home, chart) {
       shape("text", { x: x(value), y: box.bottom + 19, "text-anchor": "middle" }, svg, digits(value));
     }
     shape("path", { d: `M${box.left} ${box.top}V${box.bottom}H${box.right}`, class: "frame" }, svg);
+    chart.marks.forEach(([level, word]) => {
+      const after = x(level) + 120 < box.right;
+      shape("path", { d: `M${x(level)} ${box.top}V${box.bottom}`, class: "ceiling", "stroke-dasharray": "2 3" }, svg);
+      shape("text", { x: x(level) + (after ? 5 : -5), y: box.top + 12, "text-anchor": after ? "start" : "end" }, svg, word);
+    });
     const unit = chart.unit ? ` (${chart.unit})` : "";
     shape("text", { x: (box.left + box.right) / 2, y: height - 8, "text-anchor": "middle" }, svg, `${chart.axis}${unit}`);
     shape("text", { transform: `translate(12 ${(box.top + box.bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, svg, `${chart.metric} (%)`);
