@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robust.report.formats import decibels, number
-from robust.report.words import norm_name
+from robust.report.formats import decibels, norm_name, number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,6 +18,8 @@ SHARED = {
     "sticker": ("--model", "--data", "--split", "--device", "--seed"),
 }
 """Command -> options of `_common` that it has."""
+VERBS = {"attack": "attack", "air": "air", "purification": "attack", "certificate": "certify"}
+"""Kinds whose command is known whole -> its name."""
 DTYPES = {"torch.bfloat16": "bf16"}
 
 
@@ -27,13 +29,12 @@ def repeat_command(run: Run) -> str:
     if cell_name(run):
         # Victims and data of a study have names of their own, which no other command knows.
         return str(run.manifest.get("command", "")) if words is None else _joined(*words, {})
-    if run.kind in ("attack", "air") and "threat" in run.manifest:
-        verb, given = words if words is not None and words[0] == run.kind else (run.kind, [])
-        own = _attack(run.manifest, run.summary) if run.kind == "attack" else _air(run.manifest, run.summary)
-        settings = {**_common(run.manifest), **own}
+    if run.kind in VERBS and {"threat", "sigma"} & run.manifest.keys():
+        verb, given = words if words is not None and words[0] == VERBS[run.kind] else (VERBS[run.kind], [])
+        settings = {**_common(run.manifest), **_own(run)}
         if not given:  # made from Python: how much of the data was taken is known by its number alone
             settings["--limit"] = str(run.manifest.get("data", {}).get("clips", ""))
-        return _joined(verb, given, settings)
+        return _joined(verb, [*given, *_switches(run, given)], settings)
     if run.kind == "change" and words is not None and words[0] == "attack":
         return _joined(*words, _common(run.manifest))
     if words is not None:
@@ -44,7 +45,7 @@ def repeat_command(run: Run) -> str:
 def was_typed(run: Run) -> bool:
     """Whether `repeat_command` is what was typed, and not made up for a run from Python."""
     words = _words(str(run.manifest.get("command", "")))
-    return words is not None and (bool(cell_name(run)) or run.kind not in ("attack", "air") or words[0] == run.kind)
+    return words is not None and (bool(cell_name(run)) or VERBS.get(run.kind, words[0]) == words[0])
 
 
 def cell_name(run: Run) -> str:
@@ -105,6 +106,44 @@ def _shared(manifest: Mapping[str, Any], verb: str) -> dict[str, str]:
     """Of the options that many commands have, those that this one has."""
     names = SHARED.get(verb, ())
     return {name: value for name, value in _common(manifest).items() if name in names} if manifest else {}
+
+
+def _own(run: Run) -> dict[str, str]:
+    """The options that a command has for itself."""
+    if run.kind == "certificate":
+        return _certify(run.manifest, run.summary)
+    own = {"attack": _attack, "air": _air, "purification": _purify}[run.kind]
+    return own(run.manifest, run.summary)
+
+
+def _switches(run: Run, given: list[str]) -> list[str]:
+    """Options without a value that are not among those given."""
+    told = {"--no-cascade": run.kind == "purification" and run.manifest.get("cascade") is False}
+    told["--no-attack"] = run.kind == "certificate" and run.manifest.get("attack", {}) is None
+    return [name for name, on in told.items() if on and name not in given]
+
+
+def _purify(manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        **_attack(manifest, summary),
+        "--purify": str((summary.get("purifier") or {}).get("name", "")),
+        "--attacks": ",".join(manifest.get("attacks") or []),
+        "--draws": _plain(manifest.get("draws")),
+        "--queries": _plain(manifest.get("queries")),
+    }
+
+
+def _certify(manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
+    radius, radii = manifest.get("radius"), manifest.get("radii") or []
+    attack = manifest.get("attack") or {}
+    return {
+        "--sigma": _plain(manifest.get("sigma")),
+        "--denoise": str((summary.get("denoiser") or {}).get("name", "")),
+        **{f"--{name}": _plain(manifest.get(name)) for name in ("n0", "n", "alpha", "radius")},
+        "--radii": "" if radii == [radius] else ",".join(_plain(level) for level in radii),
+        "--attack-steps": _plain(attack.get("steps")),
+        "--attack-draws": _plain(manifest.get("draws")) if attack else "",
+    }
 
 
 def _air(manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
@@ -178,9 +217,21 @@ def settings(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str
     victim = manifest.get("victim")
     groups = {
         "Model": victim.get("config") if isinstance(victim, Mapping) else None,
-        "Attack": manifest.get("config") or manifest.get("fit"),
+        "Attack": manifest.get("config") or manifest.get("fit") or _mapping(manifest.get("attack")),
     }
-    return [(name, [(key, _told(value)) for key, value in told.items()]) for name, told in groups.items() if told]
+    return [(name, _rows(told)) for name, told in groups.items() if told]
+
+
+def _rows(told: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Names and values; those of a group within carry its name."""
+    rows: list[tuple[str, str]] = []
+    for key, value in told.items():
+        rows += _rows(value, f"{prefix}{key} ") if isinstance(value, Mapping) else [(f"{prefix}{key}", _told(value))]
+    return rows
+
+
+def _mapping(value: Any) -> Any:
+    return value if isinstance(value, Mapping) else None
 
 
 def _told(value: Any) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 NOTHING = "–"
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+UNITS = {"snr_db": "dB of SNR", "dbfs": "dBFS", "lsb16": "steps of 16 bit", "pixel255": "of 255 grey levels"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Shown:
         return self.called not in ("", "adaptive")
 
     @property
+    def called_short(self) -> str:
+        """The same without what was left out."""
+        return self.called.partition(":")[0]
+
+    @property
     def label(self) -> str:
         """What stands above the number."""
         return self.words or f"{self.name} {self.metric}"
@@ -56,6 +63,11 @@ def shown(name: str, told: Mapping[str, Any], words: str = "", called: str = "")
 
 def _number(value: Any) -> float | None:
     return float(value) if value is not None and math.isfinite(float(value)) else None
+
+
+def norm_name(norm: str) -> str:
+    """`L∞` for `linf`."""
+    return NORMS.get(norm, norm)
 
 
 def percent(share: float | None) -> str:

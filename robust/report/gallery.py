@@ -13,6 +13,7 @@ from robust.evaluation.listening import clip_stem, kept_clips
 from robust.report.answers import answer
 from robust.report.budgets import clip_budgets
 from robust.report.clips import Clip, Frame, Gallery, Group, Player, Strip
+from robust.report.purified_shelf import PurifiedShelf
 from robust.report.reading import Run
 from robust.report.shelves import AirShelf, MusicShelf, StickerShelf
 from robust.report.sound import (
@@ -48,10 +49,11 @@ class Shelf(Protocol):
     def clip(self, place: int) -> Clip: ...
 
 
-SHELVES: Mapping[str, type[AirShelf | MusicShelf | StickerShelf]] = {
+SHELVES: Mapping[str, type[AirShelf | MusicShelf | StickerShelf | PurifiedShelf]] = {
     "air": AirShelf,
     "music": MusicShelf,
     "stickers": StickerShelf,
+    "purification": PurifiedShelf,
 }
 """Kind of a run -> its shelf; of others clips are told of by original, adversarial and difference."""
 

@@ -43,16 +43,16 @@ MEANINGS = {
     "walks at random, and more draws would make a stronger attack.",
     "S19": "The attack with the full gradient must do at least as well as those that know less. If a transferred, an "
     "approximate or a blind attack leaves fewer clips, the purifier hides its gradient, and the score is too high.",
-    "S20": "Gradients averaged over more draws of the purifier's noise must bring little. If they break more clips, the "
-    "draws were too few.",
+    "S20": "Gradients averaged over more draws of the purifier's noise must bring little. If they break more clips, "
+    "the draws were too few.",
     "S21": "A purifier that draws at random gives the same clip a good and a bad day. The more its result differs "
     "between draws, the less one draw tells, and an attacker who may try again needs only one bad day.",
     "S22": "No attack within a certified radius may change the answer. One that does disproves the certificate.",
     "S23": "Votes cast in low precision must be those of full precision; those that could differ are cast anew.",
     "S24": "With so many votes no larger radius than the ceiling can be shown. Where many clips reach it, the curve "
     "ends for want of votes and not of robustness.",
-    "S25": "Where most clips get no answer, the model cannot hear through the noise: train it with noise of this level, "
-    "or give it a denoiser.",
+    "S25": "Where most clips get no answer, the model cannot hear through the noise: train it with noise of this "
+    "level, or give it a denoiser.",
 }
 """Number of a check -> what it asks and why it matters."""
 
@@ -72,6 +72,35 @@ class Check:
     mark: str
     detail: str
     meaning: str
+
+
+def gathered(checks: Sequence[Mapping[str, Any]], levels: Sequence[str]) -> list[dict[str, Any]]:
+    """Checks that were asked at each of several levels in turn, one for each name, with the worst verdict and all that was found.
+
+    Args:
+        checks: One level after another; a name that was told already begins the next level.
+        levels: What to call them.
+    """
+    found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    told: set[str] = set()
+    place = 0
+    for check in checks:
+        name = str(check.get("name", ""))
+        if name in told:
+            place, told = place + 1, set()
+        told.add(name)
+        found.setdefault(name, []).append((place, check))
+    return [{"name": name, **_together(own, levels)} for name, own in found.items()]
+
+
+def _together(own: Sequence[tuple[int, Mapping[str, Any]]], levels: Sequence[str]) -> dict[str, str]:
+    verdicts = {str(check.get("verdict", "unknown")) for _, check in own}
+    worst = next((verdict for verdict in ORDER if verdict in verdicts), "unknown")
+    details = [str(check.get("detail", "")) for _, check in own]
+    if len(set(details)) == 1:
+        return {"verdict": worst, "detail": details[0]}
+    names = [levels[place] if place < len(levels) else "?" for place, _ in own]
+    return {"verdict": worst, "detail": "; ".join(f"{name}: {one}" for name, one in zip(names, details, strict=True))}
 
 
 def explained(checks: Sequence[Mapping[str, Any]]) -> list[Check]:

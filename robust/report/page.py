@@ -115,7 +115,7 @@ def _context(sources: Sequence[Source], title: str | None) -> dict[str, Any]:
         "runs": views,
         "failed": [view for view in views if view.failed],
         "charts": drawn,
-        "drawn": [chart.drawn() for chart in drawn],
+        "drawn": [chart.drawn() for chart in (*drawn, *(chart for view in views for chart in view.charts))],
         "pairs": [] if studies else against_first(runs),
         "colour_bar": colour_bar(),
         "corruption_columns": CELLS,

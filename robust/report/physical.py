@@ -28,7 +28,9 @@ def condition_words(run: Run) -> str:
     if run.kind == "air":
         return f"over the air ({told.get('channel', 'a channel')})"
     if run.kind == "noise":
-        return count(len({cell["corruption"] for cell in told["cells"]}), "corruption")
+        purified = told.get("purified") or {}
+        beside = f", with and without {purified['purifier']['name']}" if purified.get("purifier") else ""
+        return count(len({cell["corruption"] for cell in told["cells"]}), "corruption") + beside
     if run.kind == "music":
         return f"music ({told.get('score', 'a tune')})"
     return f"stickers, {told['source']} to {told.get('target') or 'any other class'}"
@@ -149,11 +151,26 @@ def _noise(told: Mapping[str, Any]) -> list[str]:
             f"which leaves {percent(worst['score'])} of {percent(told['clean'].get('score'))}."
         )
     sentences.append(_mce(told))
+    sentences += _purified(told.get("purified"))
     if told.get("silent_clips"):
         sentences.append(
             f"{count(told['silent_clips'], 'clip')} held nothing but silence, which noise leaves as it is."
         )
     return sentences
+
+
+def _purified(told: Any) -> list[str]:
+    """What a purifier wins under corruptions, and what it costs."""
+    if not isinstance(told, Mapping):
+        return []
+    name = (told.get("purifier") or {}).get("name", "?")
+    errors = [(told.get(side) or {}).get("mean_error") for side in ("before", "after")]
+    cost = difference_words((told.get("clean") or {}).get("difference") or {})
+    lost = f", and the score on clean clips changes by {cost}" if cost else ""
+    return [
+        f"Heard through the purifier “{name}”, the same clips give a mean error of {percent(errors[1])} instead of "
+        f"{percent(errors[0])}{lost}."
+    ]
 
 
 def _mce(told: Mapping[str, Any]) -> str:

@@ -26,6 +26,9 @@ NEEDED = {
     "noise": ("victim", "clips", "clean", "cells"),
     "music": ("victim", "clips", "cells"),
     "stickers": ("victim", "clips", "source", "jittered"),
+    "purification": ("victim", "clips", "clean", "robust", "threat", "attacks", "bare_clean", "label"),
+    "purify": ("victim", "clips", "clean", "bare_clean", "axis", "radii", "levels", "label"),
+    "certificate": ("victim", "clips", "clean", "sigma", "radii", "certified", "ceiling"),
 }
 """Entries of a summary without which nothing can be said of a run."""
 PARTS = ("universal", "jam-silence", "stickers")

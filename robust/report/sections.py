@@ -8,18 +8,22 @@ from typing import Any
 
 from robust.errors import StoreError
 from robust.evaluation.paired import Comparison, compare
-from robust.report import physical
 from robust.report.air import AirView, air_view
 from robust.report.budgets import Budget, budgets
+from robust.report.certificates import CertificateView, certificate_view
+from robust.report.charts import Chart
 from robust.report.classes import ClassTable, Confusion, class_table, confusion, label_changes
 from robust.report.command import cell_name, environment, repeat_command, settings, was_typed
 from robust.report.corruptions import CorruptionView, corruption_view
 from robust.report.formats import Shown, number, p_value, percent, points, shown
-from robust.report.meanings import Check, counted, explained
+from robust.report.meanings import Check, counted, explained, gathered
 from robust.report.music import MusicView, music_view
 from robust.report.perceptual import PerceptualView, perceptual_view
+from robust.report.purified_noise import PurifiedView, purified_view
+from robust.report.purifiers import PurifierView, purifier_view
 from robust.report.reading import Run
 from robust.report.sheets import StickerView, sticker_view
+from robust.report.tellers import TELLERS
 from robust.report.words import condition_name, data_name, told_of
 
 SCORES = ("clean", "robust", "changed", "random")
@@ -36,13 +40,26 @@ OWN = {
         "gain", "gradient_noise", "rooms",
     },
     "noise": {
-        "weights", "cells", "corruptions", "categories", "silent_clips", "reference", "no_reference",
+        "weights", "cells", "corruptions", "categories", "silent_clips", "reference", "no_reference", "purified",
         *(f"{name}{end}" for name in MEANS for end in ("", "_low", "_high", "_corruptions")),
     },
     "music": {"wake", "score", "cells", "adversarial_over_plain", "loudness_lufs", "rooms", "fitted_on"},
     "stickers": {"source", "target", "config", "fitted_on", "stickers", "still", "jittered"},
+    "purification": {
+        "purifier", "steps", "draws", "cascade", "sure", "queries", "always", "bare_clean", "bare_robust", "adaptive",
+        "missing", "label", "attacks", "skipped",
+    },
+    "purify": {
+        "purifier", "steps", "draws", "cascade", "bare_clean", "adaptive", "missing", "label", "levels",
+    },
+    "certificate": {
+        "denoiser", "sigma", "n0", "n", "alpha", "decisions", "ceiling", "radius", "smoothed", "abstained", "certified",
+        "high_probability", "average_radius", "snr_db", "votes_per_clip", "attacked", "labels", "radius_snr_db_median",
+        "certified_in", "recast_share",
+    },
 }  # fmt: skip
 """Kind -> entries of its own that have their place likewise."""
+BUDGETED = ("attack", "air", "universal", "purification")
 TABLE_ROWS = 25
 
 
@@ -71,6 +88,9 @@ class RunView:
     corruptions: CorruptionView | None
     music: MusicView | None
     stickers: StickerView | None
+    purifier: PurifierView | None
+    certificate: CertificateView | None
+    purified: PurifiedView | None
     perceptual: PerceptualView | None
     extra: list[tuple[str, str]]
     table: tuple[list[str], list[list[str]]] | None
@@ -79,6 +99,12 @@ class RunView:
     command: str
     typed: bool
     cell: str
+
+    @property
+    def charts(self) -> list[Chart]:
+        """Those of its own sections."""
+        views = (self.purifier, self.certificate)
+        return [view.chart for view in views if view is not None and view.chart is not None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +130,7 @@ def run_view(run: Run, anchor: str, most_rows: int) -> RunView:
         most_rows: Rows of the table of classes at most.
     """
     told = run.summary
-    checks = explained(told.get("checks") or [])
+    checks = checks_of(run)
     return RunView(
         anchor=anchor,
         name=run.name,
@@ -119,7 +145,7 @@ def run_view(run: Run, anchor: str, most_rows: int) -> RunView:
         failed=[check for check in checks if check.verdict == "fail"],
         warned=[check for check in checks if check.verdict == "warn"],
         violations=int((told.get("audit") or {}).get("violations", 0)),
-        budgets=budgets(run.records, told.get("threat", {})) if run.kind in ("attack", "air", "universal") else [],
+        budgets=budgets(run.records, told.get("threat", {})) if run.kind in BUDGETED else [],
         classes=class_table(run, most_rows),
         confusion=confusion(run),
         label_changes=label_changes(run),
@@ -127,6 +153,9 @@ def run_view(run: Run, anchor: str, most_rows: int) -> RunView:
         corruptions=corruption_view(run),
         music=music_view(run),
         stickers=sticker_view(run),
+        purifier=purifier_view(run, f"chart-{anchor}"),
+        certificate=certificate_view(run, f"chart-{anchor}"),
+        purified=purified_view(run),
         perceptual=perceptual_view(run),
         extra=_extra(told, KNOWN | OWN.get(run.kind, set())),
         table=_table(run),
@@ -138,10 +167,18 @@ def run_view(run: Run, anchor: str, most_rows: int) -> RunView:
     )
 
 
+def checks_of(run: Run) -> list[Check]:
+    """The checks of a run, explained; of several radii together."""
+    found = run.summary.get("checks") or []
+    if run.kind == "purify":
+        found = gathered(found, [f"at {number(radius)}" for radius in run.summary["radii"]])
+    return explained(found)
+
+
 def scores(run: Run) -> list[Shown]:
     """The scores of a run: clean first, then what it is about."""
-    if run.kind in physical.KINDS:
-        return physical.scores(run)
+    if run.kind in TELLERS:
+        return TELLERS[run.kind].scores(run)
     return [shown(name, run.summary[name]) for name in SCORES if isinstance(run.summary.get(name), Mapping)]
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robust.report import physical
+from robust.report import defended
 from robust.report.formats import NOTHING, Shown, count, number, p_value, percent, points, shown
 from robust.report.meanings import counted, explained
 from robust.report.reading import Run, claims_of
+from robust.report.tellers import TELLERS
 from robust.study.store import CellRun, StudyStore
 
 MARKS = {"supported": "✓", "not supported": "✕", "undecided": "?"}
@@ -96,8 +97,8 @@ def study_view(study: StudyStore, anchors: Mapping[str, str], runs: Sequence[Run
 
 def outcome(run: Run) -> Shown | None:
     """The score that a run is about; of a curve its mean over the axis is said in words instead."""
-    if run.kind in physical.KINDS:
-        return next(iter(physical.scores(run)[1:]), None)
+    if run.kind in TELLERS:
+        return next(iter(TELLERS[run.kind].scores(run)[1:]), None)
     name = AFTER.get(run.kind)
     return None if name is None else shown(name, run.summary[name])
 
@@ -126,6 +127,8 @@ def _note(run: Run | None) -> str:
     if run is not None and run.kind == "air":
         success = {name: run.summary[name]["held_out_rooms"]["success"]["score"] for name in ("eot", "plain")}
         return f"success in held-out rooms: EOT {percent(success['eot'])}, plain {percent(success['plain'])}"
+    if run is not None and run.kind in defended.KINDS:
+        return defended.note(run)
     if run is None or run.kind != "curve":
         return ""
     auc, half = run.summary.get("auc"), run.summary.get("radius_half")

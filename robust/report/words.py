@@ -6,12 +6,21 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from robust.report import physical
-from robust.report.formats import count, decibels, number, p_value, percent, points, with_interval
+from robust.report.formats import (
+    UNITS,
+    count,
+    decibels,
+    norm_name,
+    number,
+    p_value,
+    percent,
+    points,
+    with_interval,
+)
 from robust.report.levels import axis_words
 from robust.report.reading import Run
+from robust.report.tellers import TELLERS
 
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 NORM_MEANINGS = {
     "linf": "no single value may change by more than the radius",
     "l2": "the root of the summed squares of all changes is at most the radius",
@@ -27,14 +36,8 @@ SENSES = {
 }
 FILLS = {"zeros": "zeros", "mean": "the mean input of the data set", "silence": "silence"}
 DECIDED = {"audio": "the sound", "video": "the sight", "neither": "neither"}
-UNITS = {"snr_db": "dB of SNR", "dbfs": "dBFS", "lsb16": "steps of 16 bit", "pixel255": "of 255 grey levels"}
 STEPS_16_BIT = 2.0**15
 GREY_LEVELS = 255
-
-
-def norm_name(norm: str) -> str:
-    """`L∞` for `linf`."""
-    return NORMS.get(norm, norm)
 
 
 def sense(modality: str) -> str:
@@ -73,8 +76,8 @@ def condition_name(run: Run) -> str:
             f"{norm_name(told['norm'])} {number(told['radius_amplitude'])} in {_short(name)}"
             for name, told in run.summary["threat"].items()
         )
-    if run.kind in physical.KINDS:
-        return physical.condition_words(run)
+    if run.kind in TELLERS:
+        return TELLERS[run.kind].condition_words(run)
     return f"over {axis_words(run.summary['axis'])[0]}" if run.kind == "curve" else run.kind
 
 
@@ -102,6 +105,8 @@ def _victim(run: Run) -> list[str]:
 def _done(run: Run) -> list[str]:
     if run.kind in ("attack", "air"):
         return [_attacker(run), *(_budget(name, told) for name, told in run.summary["threat"].items()), *_limits(run)]
+    if run.kind == "purification":
+        return [*(_budget(name, told) for name, told in run.summary["threat"].items()), *_limits(run)]
     if run.kind == "change":
         return [_change(run.summary.get("condition"), condition_name(run))]
     if run.kind == "curve":
@@ -228,8 +233,8 @@ def _curve(summary: Mapping[str, Any]) -> str:
 
 def _outcome(run: Run) -> list[str]:
     told = run.summary
-    if run.kind in physical.KINDS:
-        return physical.told_of(run)
+    if run.kind in TELLERS:
+        return TELLERS[run.kind].told_of(run)
     if run.kind == "curve":
         return _curve_outcome(told)
     after = {"attack": "robust", "universal": "robust", "change": "changed"}.get(run.kind)

@@ -5,101 +5,30 @@ A kind says what is measured; `robust.study.kinds` holds what runs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from attacks.errors import ThreatModelError
-from attacks.losses import LOSSES
-from robust.corruptions import CORRUPTIONS
-from robust.errors import unknown
-from robust.evaluation.conditions import SUCCESS
-from robust.evaluation.curve_summary import level_range
-from robust.evaluation.latents import METHODS
-from robust.evaluation.occlusion import PATTERNS
-from robust.evaluation.sweeps import SWEEPS
-
-Norm = Literal["linf", "l2", "l1"]
-Unit = Literal["amplitude", "dbfs", "lsb16", "snr_db", "pixel255"]
-Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
-
-
-def levels(given: Any) -> Any:
-    """Levels of a curve: a list, or `first:last:count`: evenly in the logarithm upwards, in equal steps downwards."""
-    if not isinstance(given, str):
-        return given
-    parts = given.split(":")
-    try:
-        first, last, count = float(parts[0]), float(parts[1]), int(parts[2])
-    except (IndexError, ValueError):
-        raise ValueError("levels are a list, or first:last:count, e.g. 1e-4:1e-1:20") from None
-    if len(parts) > 3 or count < 1:
-        raise ValueError("levels are a list, or first:last:count with a count from 1, e.g. 1e-4:1e-1:20")
-    return level_range(first, last, count)
-
-
-def _of(what: str, known: Callable[[], Iterable[str]]) -> AfterValidator:
-    """A name that must be among those known."""
-
-    def check(given: str) -> str:
-        if given not in (names := list(known())):
-            raise ValueError(unknown(what, given, names))
-        return given
-
-    return AfterValidator(check)
-
-
-def _odd(given: int) -> int:
-    if given % 2 == 0:
-        raise ValueError("an odd number, so that the clip itself is a point")
-    return given
-
-
-def _each_once(given: list[str]) -> list[str]:
-    if len(set(given)) < len(given):
-        raise ValueError("each name once")
-    return given
-
-
-Levels = Annotated[Annotated[list[float], Field(min_length=1)] | None, BeforeValidator(levels)]
-Names = Annotated[list[str], Field(min_length=1), AfterValidator(_each_once)]
-Loss = Annotated[str, _of("loss", lambda: LOSSES)]
-Success = Annotated[str, _of("success", lambda: SUCCESS)]
-Against = Annotated[str, _of("sweep", lambda: ("attack", *SWEEPS))]
-PatternName = Annotated[str, _of("pattern", lambda: PATTERNS)]
-CorruptionName = Annotated[str, _of("corruption", lambda: CORRUPTIONS)]
-Method = Annotated[str, _of("method", lambda: METHODS)]
-
-
-class Condition(BaseModel):
-    """What all kinds share."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: str
-    victims: Names | None = None
-    data: Names | None = None
-    resources: dict[str, float] | None = None
-    modality: str | None = None
-
-    def on(self, data: str) -> Condition:
-        """What the condition is on a data set of the study.
-
-        Raises:
-            ThreatModelError: If it is nothing there.
-        """
-        return self
-
-
-class Optimised(Condition):
-    """Settings of PGD."""
-
-    steps: int = Field(40, ge=1)
-    restarts: int = Field(1, ge=1)
-    loss: Loss | None = None
-    schedule: Literal["auto", "apgd", "cosine", "constant"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+from robust.study.condition_base import (
+    Against,
+    CorruptionName,
+    Levels,
+    Method,
+    Norm,
+    Pair,
+    PatternName,
+    Success,
+    Unit,
+    odd,
+)
+from robust.study.condition_base import (
+    Condition as Condition,
+)
+from robust.study.condition_base import (
+    Optimised as Optimised,
+)
+from robust.study.defended import CertificateKind as CertificateKind
+from robust.study.defended import PurifyKind as PurifyKind
 
 
 class AttackKind(Optimised):
@@ -219,31 +148,6 @@ class AirKind(Optimised):
     checks: bool = True
 
 
-class PurifyKind(Optimised):
-    """As `robust attack --purify`, at every radius; `purifier` may differ by data set."""
-
-    kind: Literal["purify"]
-    purifier: str | dict[str, str]
-    norm: Norm = "linf"
-    eps: Annotated[Annotated[list[float], Field(min_length=1)], BeforeValidator(levels)]
-    unit: Unit = "amplitude"
-    attacks: Names | None = None
-    steps: int = Field(70, ge=1)
-    draws: int = Field(8, ge=1)
-    queries: int = Field(300, ge=1)
-    sure: int | None = Field(8, ge=1)
-    cascade: bool = True
-    target: str | None = None
-    checks: bool = True
-
-    def on(self, data: str) -> Condition:
-        if isinstance(self.purifier, str):
-            return self
-        if data not in self.purifier:
-            raise ThreatModelError(f"There is a purifier for {', '.join(self.purifier)}, but none for {data!r}.")
-        return self.model_copy(update={"purifier": self.purifier[data]})
-
-
 class UniversalKind(Condition):
     """As `robust universal`: fitted on the train split, scored on the cell's data."""
 
@@ -272,7 +176,7 @@ class SurfaceKind(Condition):
     kind: Literal["surface"]
     norm: Norm = "linf"
     eps: float | None = None
-    points: Annotated[int, AfterValidator(_odd)] = Field(21, ge=3)
+    points: Annotated[int, AfterValidator(odd)] = Field(21, ge=3)
     extent: float = Field(2.0, gt=0)
     clips: int = Field(16, ge=1)
     steps: int = Field(40, ge=1)
@@ -308,6 +212,7 @@ AnyCondition = (
     | ChannelKind
     | AirKind
     | PurifyKind
+    | CertificateKind
     | UniversalKind
     | ThresholdsKind
     | SurfaceKind
@@ -332,6 +237,8 @@ ONE = {
     "situations": 1,
     "queries": 1,
     "sure": 1,
+    "n0": 1,
+    "n": 10,
 }
 """What a smoke run makes of every count."""
 

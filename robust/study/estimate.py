@@ -58,8 +58,8 @@ def steps(cell: Cell) -> float:
         return float(clips * one_run) + _checks(settings, 32)
     if settings["kind"] == "air":
         return clips * _air(settings)
-    if settings["kind"] == "purify":
-        return clips * len(settings["eps"]) * _purify(settings)
+    if settings["kind"] in ("purify", "certificate"):
+        return clips * (_purify(settings) if settings["kind"] == "purify" else _certificate(settings))
     if settings["kind"] == "universal":
         return float(settings["fit_limit"] * settings["epochs"] + 4 * clips)
     if settings["kind"] == "thresholds":
@@ -82,7 +82,14 @@ def _air(settings: Mapping[str, Any]) -> float:
 def _purify(settings: Mapping[str, Any]) -> float:
     """Of one clip at one radius: transfer, BPDA, full gradient and queries, with a purifier as dear as the victim."""
     gradients = settings["restarts"] * settings["steps"] * (1 + STANDING * (2 + 4))
-    return float(gradients + STANDING * 2 * settings["queries"] * FORWARD + 16 * settings["draws"] * FORWARD)
+    heard = (STANDING * 2 * settings["queries"] + 16 * settings["draws"]) * FORWARD
+    return float(len(settings["eps"]) * (gradients + heard))
+
+
+def _certificate(settings: Mapping[str, Any]) -> float:
+    """Of one clip: its votes, and at each radius an attack and the votes on what it found."""
+    attacks = len(settings["radii"] or range(8)) * (settings["steps"] * settings["draws"] + settings["n"] * FORWARD)
+    return float((settings["n0"] + settings["n"]) * FORWARD + settings["attack"] * attacks)
 
 
 def _checks(settings: Mapping[str, Any], clips: int) -> float:

@@ -4,67 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from attacks.inaudible import Inaudible
 from attacks.pgd import PGD
 from attacks.universal import Universal
 from robust import api, change, curves, universals
-from robust.atomic import Folder, clear, write_atomically
+from robust.atomic import clear, write_atomically
+from robust.certification import certify
 from robust.channels.condition import Through
 from robust.channels.presets import load_channel
 from robust.corruptions.condition import Corrupted
-from robust.evaluation.conditions import Attack, Unchanged
+from robust.evaluation.conditions import Unchanged
 from robust.evaluation.occlusion import Occlusion, WhiteNoise
 from robust.over_the_air import air
 from robust.purified_curve import purified_curve
 from robust.study import conditions as kinds
+from robust.study.opened import Opened as Opened
+from robust.study.opened import hiding, optimised
 from robust.study.transfers import transfers
-from robust.threats import make_support, posed, threat_model
-from robust.types import Dataset
-from robust.victims import Victim
+from robust.threats import make_support, posed
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A cell with everything it names opened.
-
-    Attributes:
-        victim, data: What is tested on what.
-        condition: By what.
-        seed: Of all randomness.
-        facts: Entries for the manifest.
-        folder: Where the run goes.
-        training: Opens clips of the train split, so many.
-        others: Role -> further victims.
-    """
-
-    victim: Victim
-    data: Dataset
-    condition: kinds.Condition
-    seed: int
-    facts: Mapping[str, Any]
-    folder: Folder
-    training: Callable[[int], Dataset]
-    others: Mapping[str, Victim] = field(default_factory=dict)
-
-    @property
-    def modality(self) -> str:
-        """Which input is meant; the victim's first unless said."""
-        return self.condition.modality or self.victim.spec.modalities[0]
-
-    def attack(self, condition: kinds.SurfaceKind | kinds.LatentsKind) -> Attack:
-        """The attack of a kind that needs one."""
-        victim, _ = posed(self.victim, self.data, self.modality)
-        threat = threat_model(victim, self.modality, condition.norm, condition.eps)
-        return Attack(threat.balls, PGD(steps=condition.steps), packing=threat.packing)
 
 
 def run(cell: Opened) -> None:
@@ -83,7 +46,7 @@ def _attack(cell: Opened) -> None:
         support=None if asked.cut else allowed,
         cut=allowed if asked.cut else None,
         rescale=asked.rescale,
-        inaudible=_hiding(asked.inaudible),
+        inaudible=hiding(asked.inaudible),
         target=asked.target,
         success=asked.success,
     )
@@ -103,31 +66,7 @@ def _curve(cell: Opened) -> None:
 
 def _shared(cell: Opened, asked: kinds.AttackKind | kinds.CurveKind) -> dict[str, Any]:
     """What `attack` and `curve` take alike."""
-    return {**_optimised(cell, asked), "scale": asked.scale}
-
-
-def _optimised(
-    cell: Opened, asked: kinds.AttackKind | kinds.CurveKind | kinds.AirKind | kinds.PurifyKind
-) -> dict[str, Any]:
-    """What all attacks by PGD take alike."""
-    return {
-        "norm": asked.norm,
-        "eps": asked.eps,
-        "unit": asked.unit,
-        "modality": cell.modality,
-        "config": PGD(
-            steps=asked.steps,
-            restarts=asked.restarts,
-            loss=asked.loss,
-            schedule=asked.schedule,
-            search_dtype=torch.bfloat16 if asked.precision == "bf16" else None,
-        ),
-        "checks": asked.checks,
-        "seed": cell.seed,
-        "out": cell.folder,
-        "resume": True,
-        "facts": cell.facts,
-    }
+    return {**optimised(cell, asked), "scale": asked.scale}
 
 
 def _change(cell: Opened) -> None:
@@ -165,9 +104,9 @@ def _air(cell: Opened) -> None:
         keep_steps=asked.keep_steps,
         situations=asked.situations,
         plain_steps=asked.plain_steps,
-        inaudible=_hiding(asked.inaudible),
+        inaudible=hiding(asked.inaudible),
         target=asked.target,
-        **_optimised(cell, asked),
+        **optimised(cell, asked),
     )
 
 
@@ -186,13 +125,31 @@ def _purify(cell: Opened) -> None:
         cascade=asked.cascade,
         target=asked.target,
         transfers=transfers(cell.victim, cell.data, asked, cell.seed),
-        **_optimised(cell, asked),
+        **optimised(cell, asked),
     )
 
 
-def _hiding(steps: int) -> Inaudible | None:
-    """The second stage of an attack; none without steps."""
-    return Inaudible(steps=steps) if steps else None
+def _certificate(cell: Opened) -> None:
+    asked = cell.condition
+    assert isinstance(asked, kinds.CertificateKind)
+    assert asked.denoiser is None or isinstance(asked.denoiser, str)
+    certify(
+        cell.victim,
+        cell.data,
+        sigma=asked.sigma,
+        denoiser=asked.denoiser,
+        n0=asked.n0,
+        n=asked.n,
+        alpha=asked.alpha,
+        radii=asked.radii,
+        attack=PGD(steps=asked.steps) if asked.attack else False,
+        draws=asked.draws,
+        checks=asked.checks,
+        seed=cell.seed,
+        out=cell.folder,
+        resume=True,
+        facts=cell.facts,
+    )
 
 
 def _universal(cell: Opened) -> None:
@@ -307,6 +264,7 @@ RUNNERS: Mapping[type[kinds.Condition], Callable[[Opened], None]] = {
     kinds.ChannelKind: _change,
     kinds.AirKind: _air,
     kinds.PurifyKind: _purify,
+    kinds.CertificateKind: _certificate,
     kinds.UniversalKind: _universal,
     kinds.ThresholdsKind: _thresholds,
     kinds.SurfaceKind: _surface,

@@ -228,8 +228,9 @@ def _key(cell: Cell, identity: Any, device: str) -> str:
         beside["fitted"] = open_data(task["data"], split="train", limit=limit).fingerprint()
     if isinstance(channel := task["condition"].get("channel"), str):  # files of the user's own may change
         beside["channel"] = channel_identity(channel)
-    if isinstance(purifier := task["condition"].get("purifier"), str):
-        beside["purifier"] = purifier_identity(purifier)
+    for name in ("purifier", "denoiser"):
+        if isinstance(given := task["condition"].get(name), str):
+            beside[name] = purifier_identity(given)
     if cell.kind == "latency":
         beside["device"] = str(find_device(device))
     parts = {

@@ -39,6 +39,11 @@ def rows(cell: CellRun) -> Iterator[dict[str, Any]]:
     if cell.kind == "purify":
         yield from ({**own, **row} for row in purify_rows(told))
         return
+    if cell.kind == "certificate":
+        shared = {"metric": "certified accuracy", "unit": "l2", "clips": told["clips"], "clean": told["clean"]["score"]}
+        for radius, found in zip(told["radii"], told["certified"], strict=True):
+            yield {**own, "level": radius, **shared, **{end: found[end] for end in ("score", "low", "high")}}
+        return
     score = told.get("changed") or told.get("robust")
     if score is not None:
         clean = told["clean"]

@@ -53,7 +53,7 @@ ONLY_PARSED = {
     "--data audioset-features": "likewise",
 }
 """Commands that are parsed and not run, by a part of their line, and why."""
-CHECKED = ("attack", "curve", "study", "universal", "train", "noise", "air", "music", "sticker")
+CHECKED = ("attack", "curve", "study", "universal", "train", "noise", "air", "music", "sticker", "certify", "generate")
 
 
 class Block(NamedTuple):
@@ -108,8 +108,8 @@ def network(classes: int) -> nn.Module:
     return nn.Sequential(nn.Unflatten(1, (1, -1)), nn.Conv1d(1, classes, 64, 8), nn.AdaptiveMaxPool1d(1), nn.Flatten())
 
 
-def wrapped(labels: Sequence[str] = ("dog", "rain", "siren"), **options: Any) -> Victim:
-    return Victim.wrap(network(len(labels)), sample_rate=16_000, labels=labels, clip_seconds=0.25, **options)
+def wrapped(labels: Sequence[str] = ("dog", "rain", "siren"), seconds: float = 0.25, **options: Any) -> Victim:
+    return Victim.wrap(network(len(labels)), sample_rate=16_000, labels=labels, clip_seconds=seconds, **options)
 
 
 def prelude(page: str, folder: Path) -> dict[str, Any]:
@@ -125,6 +125,9 @@ def prelude(page: str, folder: Path) -> dict[str, Any]:
     if page in ("checks", "studies", "reports", "figures", "over-the-air"):
         data = robust.load_data("events", limit=4)
         return {"robust": robust, "victim": wrapped(data.labels), "rival": wrapped(data.labels), "data": data}
+    if page == "purifiers":
+        data = robust.load_data("events", limit=4)
+        return {"robust": robust, "victim": wrapped(data.labels, seconds=1.0), "data": data}
     return {}
 
 
