@@ -75,7 +75,7 @@ class Check:
 
 
 def gathered(checks: Sequence[Mapping[str, Any]], levels: Sequence[str]) -> list[dict[str, Any]]:
-    """Checks that were asked at each of several levels in turn, one for each name, with the worst verdict and all that was found.
+    """Checks asked at each of several levels in turn: one for each name, with the worst verdict and all findings.
 
     Args:
         checks: One level after another; a name that was told already begins the next level.

@@ -343,6 +343,7 @@ def test_lines_of_what_stands_inside() -> None:
 
 def test_every_kind_can_be_shortened() -> None:
     lacking = {"occlude": {"pattern": "first-half"}, "thresholds": {}, "corruption": {"corruption": "pink"}}
+    lacking["purify"] = {"purifier": "median:3", "eps": [0.001]}
     lacking["thresholds"] = {"audio_victim": "a", "video_victim": "v", "largest": {"audio": 1.0}}
     for kind, model in KINDS.items():
         condition = model.model_validate({"kind": kind, **lacking.get(kind, {})})
