@@ -22,7 +22,7 @@ from robust.evaluation.conditions import Attack
 from robust.evaluation.engine import AlignedData
 from robust.evaluation.pictures import save_frames
 from robust.report import write_page
-from tests.robust import av_toys, physical_stores, stores, table_stores
+from tests.robust import av_toys, defended_stores, physical_stores, stores, table_stores
 from tests.robust.test_report import changed, study
 from tests.robust.toys import CLIP_SECONDS, ToyData, victim
 
@@ -65,6 +65,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             physical_stores.noise_run(home / "noise"),
             physical_stores.music_run(home / "music"),
             physical_stores.sticker_run(home / "stickers"),
+        ],
+        "defended": [
+            defended_stores.purification_run(home / "purification", label=defended_stores.WEAK),
+            defended_stores.purify_run(home / "purify"),
+            defended_stores.certificate_run(home / "certificate"),
+            defended_stores.purified_noise_run(home / "purified"),
         ],
     }
     return {name: Path(write_page(runs, home / f"{name}.html").path) for name, runs in folders.items()}
@@ -113,7 +119,9 @@ def visit(browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
         assert [url[:60] for url in made.asked[1:] if not url.startswith("data:")] == []
 
 
-@pytest.mark.parametrize("name", ["plain", "failed", "several", "many", "both", "study", "surface", "air", "physical"])
+@pytest.mark.parametrize(
+    "name", ["plain", "failed", "several", "many", "both", "study", "surface", "air", "physical", "defended"]
+)
 @pytest.mark.parametrize("width", [1200, 360])
 def test_every_page_opens_without_complaint_and_fits(visit: Any, name: str, width: int) -> None:
     page = visit(name, width=width).page
@@ -128,6 +136,7 @@ def test_every_page_opens_without_complaint_and_fits(visit: Any, name: str, widt
         ("many", [CLIP_SECONDS] * 24),
         ("air", [0.05] * 32),
         ("physical", [0.1] * 3 + [0.05] * 8),
+        ("defended", [0.05] * 9),
     ],
 )
 def test_players_load(visit: Any, name: str, seconds: list[float]) -> None:
@@ -254,6 +263,24 @@ def test_harder_levels_lie_to_the_right(visit: Any) -> None:
     assert [tick for tick in ticks if tick.lstrip("−").isdigit()] == ["−10", "0", "10", "20", "30", "40"]
 
 
+def test_the_ceiling_of_certificates_is_drawn_where_it_is(visit: Any) -> None:
+    page = visit("defended").page
+    chart = page.locator("[data-chart=chart-run-3]")
+    assert chart.locator("g[role=slider]").count() == 2
+    ceiling = chart.locator(".ceiling").bounding_box()["x"]
+    last = chart.locator("g[role=slider]").first.locator(".point").last.bounding_box()
+    assert ceiling == pytest.approx(last["x"] + last["width"] / 2, abs=2)
+    assert "ceiling of the votes" in chart.inner_text()
+    assert page.locator("[data-chart=chart-run-2] .ceiling").count() == 0
+
+
+def test_what_is_not_adaptive_is_seen_at_once(visit: Any) -> None:
+    page = visit("defended").page
+    badge = page.locator("#run-1 ~ .scores .called.weak")
+    assert badge.count() == 1
+    assert badge.inner_text() == f"! {defended_stores.WEAK}"
+
+
 def test_keyboard_reaches_everything_that_answers(visit: Any) -> None:
     page = visit("study").page
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
@@ -308,7 +335,7 @@ CONTRAST = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["failed", "study", "both"])
+@pytest.mark.parametrize("name", ["failed", "study", "both", "defended"])
 def test_text_stands_out_in_both_schemes(visit: Any, name: str, scheme: str) -> None:
     page = visit(name, color_scheme=scheme).page
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
