@@ -1,17 +1,21 @@
 """Certified accuracy against L2 radius: smoothings as lines, each with its ceiling and the attack above it.
 
-    python figures/certified_curves.py STORE
+    python figures/certified_curves.py STORE --sigma 0.25
 
-Reads runs of `robust certify --out`: the folder that holds them side by side, or one of them. Several data sets or
-seeds: a figure for each.
+Reads cells of kind `certificate` (a study), or runs of `robust certify --out`: the folder that holds them side by side,
+or one of them. Several data sets or seeds: a figure for each.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from robust.errors import StoreError
 from robust.plots import script
 from robust.plots.certificates import CertificateLine, certificate_line, draw_certificates
 from robust.plots.script import OUT, Dpi, Out, StoreFolder
@@ -26,11 +30,29 @@ NAME = "certified_curves"
 LONG, LINE_INCHES = 14, 0.15
 
 
-def main(store: StoreFolder, out: Out = OUT, dpi: Dpi = 300) -> None:
+def main(
+    store: StoreFolder,
+    out: Out = OUT,
+    sigma: Annotated[float | None, typer.Option(help="Smoothings by this noise alone; all of them if absent.")] = None,
+    dpi: Dpi = 300,
+) -> None:
     """Steps with bands, hollow marks for the attack, a thin line for each ceiling."""
     cells = script.done_cells(script.read_study(store), "certificate", "robust certify --out")
-    groups = script.grouped(cells, NAME, ("data", "seed"))
+    groups = script.grouped(_of_sigma(cells, sigma), NAME, ("data", "seed"))
     script.save_all({name: _figure(_lines(own)) for name, own in groups.items()}, out, dpi)
+
+
+def _of_sigma(cells: Sequence[CellRun], sigma: float | None) -> list[CellRun]:
+    """The runs with noise of this level."""
+    levels = []
+    for cell in cells:
+        with script.whole(cell):
+            levels.append(float(cell.summary["sigma"]))
+    found = [cell for cell, level in zip(cells, levels, strict=True) if sigma is None or math.isclose(level, sigma)]
+    if not found:
+        there = ", ".join(f"{level:g}" for level in sorted(set(levels)))
+        raise StoreError(f"No run has noise of sigma {sigma:g}; those there are have {there}.")
+    return found
 
 
 def _figure(lines: Sequence[CertificateLine]) -> Figure:
@@ -63,8 +85,9 @@ def _lines(cells: Sequence[CellRun]) -> list[CertificateLine]:
 
 def _name(cell: CellRun, several: bool) -> str:
     told = cell.summary
-    denoiser = f", {told['denoiser']['name']} denoiser" if told.get("denoiser") else ""
-    return f"{f'{cell.victim}, ' if several else ''}σ {told['sigma']:g}{denoiser}"
+    denoiser = told.get("denoiser") or {}
+    after = f", {denoiser.get('domain', denoiser['name'])} denoiser" if denoiser else ""
+    return f"{f'{cell.victim}, ' if several else ''}σ {told['sigma']:g}{after}"
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def certificate_run(
     shares = [{**score(count, clips), "metric": "certified accuracy"} for count in held]
     tried = [min(int(right.sum()), count + 6) for count in held]
     snr_db = [None, *(float(20 * np.log10(8.5 / level)) for level in asked[1:])]
-    told = None if denoiser is None else {"name": denoiser, "domain": denoiser}
+    told = None if denoiser is None else {"name": f"checkpoints/{denoiser}.safetensors", "domain": denoiser}
     summary = {
         "kind": "certificate",
         "victim": victim,

@@ -472,6 +472,15 @@ def test_smoothings_are_told_apart(tmp_path: Path, drawn: dict[str, Figure]) -> 
         "m18-gaussian, σ 0.25, certified",
         "m18-gaussian, σ 0.5, certified",
     ]
+    (figure,) = figures_of("certified_curves", defended_stores.certificates(tmp_path / "all"), sigma=0.25).values()
+    assert [text.get_text().split(",")[0] for text in figure.legends[0].get_texts()[:3]] == [
+        "m18",
+        "m18-gaussian",
+        "under attack",
+    ]
+    with pytest.raises(StoreError, match=r"sigma 0\.3; those there are have 0\.25, 0\.5"):
+        figures_of("certified_curves", tmp_path / "all", sigma=0.3)
+    shutil.rmtree(tmp_path / "all")
     for name in ("one", "two"):
         defended_stores.certificate_run(tmp_path / name)
     (figure,) = figures_of("certified_curves", tmp_path).values()

@@ -275,7 +275,7 @@ def test_certificates_at_one_radius_and_without_an_attack(tmp_path: Path) -> Non
     edited(lone, attacked=None)
     html = build_page([lone]).html
     assert [line["name"] for line in charts(html)[0]["lines"]] == ["certified"]
-    assert "denoised by waveform" in text(html)
+    assert "denoised by checkpoints/waveform.safetensors" in text(html)
     assert [score.words for score in scores(open_run(lone))][1:] == [
         "certified accuracy, L2 radius 0.369",
         "accuracy in noise",
@@ -308,7 +308,7 @@ def test_pages_repeat_the_command_with_the_options_that_it_has(tmp_path: Path) -
     told_command = repeat_command(certificate)
     assert not was_typed(certificate), "its manifest holds another command"
     assert told_command.startswith("robust certify --model m18")
-    for option in ("--sigma 0.25", "--n0 100", "--n 1000", "--alpha 0.001", "--denoise waveform", "--attack-steps 20",
+    for option in ("--sigma 0.25", "--n0 100", "--n 1000", "--alpha 0.001", "--denoise checkpoints/waveform.safetensors", "--attack-steps 20",
                    "--radii 0.0,0.123"):  # fmt: skip
         assert option in told_command
     assert "--radius" not in told_command
