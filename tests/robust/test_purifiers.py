@@ -127,7 +127,7 @@ class TestWords:
         assert torch.equal(chain(clips, drawn, None), expected)
 
     def test_help_names_them_all(self):
-        assert set(MODELLESS) | {"waveform", "mel", "diffwave"} == set(PURIFIERS)
+        assert set(MODELLESS) | {"waveform", "mel", "denoise", "diffwave"} == set(PURIFIERS)
         assert len(purifier_forms()) == len(PURIFIERS)
         assert "low-pass:HZ" in purifier_forms()
 
