@@ -64,7 +64,7 @@ class Denoiser(Channel):
         return (cells.quantile(QUIETEST, dim=1) / POWER_THERE).sqrt()
 
     def forward(self, clips: Tensor, parameters: Parameters, valid: Tensor | None = None) -> Tensor:
-        levels = torch.tensor([self.model.sigma(step) for step in range(1, self.model.steps + 1)]).to(clips)
+        levels = self.model.sigmas.to(clips)
         sigma = self.noise_level(clips)
         steps = 1 + torch.searchsorted(levels, sigma.contiguous()).clamp_max(self.model.steps - 1)
         abar = self.model.abar(steps).to(clips)[:, None]

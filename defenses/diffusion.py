@@ -8,7 +8,6 @@ Carlini et al. 2023 (one-shot denoising at the step that matches a noise level);
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -119,10 +118,15 @@ class DiffusionModel(nn.Module, ABC):
         kept: Tensor = self.scheduler.alphas_cumprod
         return kept.to(place.device)[place]
 
+    @property
+    def sigmas(self) -> Tensor:
+        """(T,) float64, ascending: standard deviation of the noise on audio at each step, of which the first is 1."""
+        abar: Tensor = self.scheduler.alphas_cumprod.double()
+        return ((1 - abar) / abar).sqrt() / self.scale
+
     def sigma(self, step: int) -> float:
         """Standard deviation of the noise on audio at a step, sqrt((1 - abar) / abar) / scale."""
-        abar = float(self.abar(step))
-        return math.sqrt((1 - abar) / abar) / self.scale
+        return float(self.sigmas[step - 1])
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -141,7 +145,7 @@ class DiffusionModel(nn.Module, ABC):
                 f"sigma must be above 0 and at most {high:.4g}, the noisiest step of this diffusion model "
                 f"({self.schedule.name}, {self.steps} steps, from {low:.4g}); given {sigma}."
             )
-        return next(step for step in range(1, self.steps + 1) if self.sigma(step) >= sigma * (1 - 1e-6))
+        return 1 + int(torch.searchsorted(self.sigmas, sigma * (1 - 1e-6)))
 
     def add_noise(self, clean: Tensor, step: Tensor | int, noise: Tensor) -> Tensor:
         """sqrt(abar) clean + sqrt(1 - abar) noise."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attacks.errors import unknown
 from defenses.diffusion_unet import UNetDiffusion, UNetSettings
-from defenses.mel import REACH
+from defenses.mel import REACH, MelDomain
 from robust.data import load_data
 from robust.data.reading import read_clips
 from robust.diffusion_models import DOMAINS, load_diffusion, save_diffusion
@@ -191,9 +191,7 @@ def _settings(domain: str, data: Dataset, spec: VictimSpec, config: Mapping[str,
     clips = _some_clips(data, spec, MEASURED_CLIPS)
     if domain == "waveform":
         return replace(first, data_std=LEVEL, scale=LEVEL / float(clips.square().mean().sqrt().clamp_min(1e-4)))
-    with torch.random.fork_rng():  # a network is built only for its front end
-        mel = UNetDiffusion(first).mel
-    assert mel is not None
+    mel = MelDomain(spec.sample_rate, spec.clip_samples, first.bands, mean=first.mel_mean, std=first.mel_std)
     energies = torch.cat([mel.energies(part) for part in torch.split(clips, 64)])
     std = float(energies.std().clamp_min(1e-2))
     return replace(first, mel_mean=float(energies.mean()), mel_std=std, data_std=1 / REACH)
