@@ -32,6 +32,8 @@ class Goal:
             the nearest class has as many local optima as there are classes; later restarts try them one by one.
         watched: (B, K) bool, multilabel only: the labels that success depends on; None for all. Losses sum over them
             alone. Build such goals with `top_label_gone`, `all_positives_gone` and `label_appears`.
+        reference: (B, K) probabilities, of classes or of each label, from which the loss `divergence` leads away:
+            soft labels, or what the victim says of the clean clips. Success does not depend on it.
 
     Success, by task:
         multiclass, untargeted: the prediction is not the label. Targeted: it is the target.
@@ -48,6 +50,7 @@ class Goal:
     targets: Tensor | None = None
     aim: Tensor | None = None
     watched: Tensor | None = None
+    reference: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.watched is None:
@@ -67,7 +70,9 @@ class Goal:
 
     def select(self, index: Tensor) -> Goal:
         """The goals of the examples at `index` alone."""
-        rest = (None if part is None else part[index] for part in (self.targets, self.aim, self.watched))
+        rest = (
+            None if part is None else part[index] for part in (self.targets, self.aim, self.watched, self.reference)
+        )
         return Goal(self.labels[index], *rest)
 
     def broken(self, logits: Tensor) -> Tensor:
@@ -180,6 +185,25 @@ def label_margin(logits: Tensor, goal: Goal, reward_until: float = 5.0) -> Tenso
     return _watched_only((side * logits).clamp_max(reward_until), goal).sum(dim=1)
 
 
+def divergence(logits: Tensor, goal: Goal) -> Tensor:
+    """Kullback-Leibler divergence of the victim's answer from the goal's reference, in nats.
+
+    Of the softmax with one label a clip; of each label's sigmoid, summed, with many. Against labels it is their
+    cross-entropy, less what no attacker can change.
+
+    Raises:
+        ThreatModelError: If the goal has no reference, or is a targeted one.
+    """
+    if goal.reference is None or goal.targets is not None:
+        raise ThreatModelError("The loss 'divergence' needs an untargeted goal with a reference (B, K) to lead from.")
+    told = goal.reference.to(logits.dtype)
+    if not goal.multilabel:
+        return (torch.xlogy(told, told) - told * logits.log_softmax(dim=1)).sum(dim=1)
+    said = functional.binary_cross_entropy_with_logits(logits, told, reduction="none")
+    each = said + torch.xlogy(told, told) + torch.xlogy(1 - told, 1 - told)
+    return _watched_only(each, goal).sum(dim=1)
+
+
 def label_distance(logits: Tensor, goal: Goal) -> Tensor:
     """The multi-label goal as one number: positive exactly where `Goal.broken` holds; 1 where nothing is watched."""
     watched = torch.ones_like(goal.labels, dtype=torch.bool) if goal.watched is None else goal.watched
@@ -226,6 +250,8 @@ def find_loss(name: str) -> Loss:
     Raises:
         ThreatModelError: If there is none.
     """
+    if name == "divergence":  # for training; nobody who attacks has a reference to give
+        return divergence
     if name not in LOSSES:
         raise ThreatModelError(unknown("loss", name, LOSSES))
     return LOSSES[name]

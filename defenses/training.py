@@ -1,25 +1,26 @@
-"""Training with Lightning: soft targets, cosine rate, averaged weights, early stop on validation."""
+"""Training with Lightning: a rate that rises and falls, averaged weights, early stop on validation, resuming."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-import torch.nn.functional as functional
 from lightning.pytorch import callbacks
-from torch import Tensor, nn
-
-from defenses.mixup import mixup
+from torch import Tensor
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 TrainingBatch = tuple[dict[str, Tensor], Tensor]
 """Modality -> (B, ...) inputs, and (B, K) label weights."""
+
+DROPOUT = 7_919
+LAST, BEST = "last", "best"
+"""Files of a training under way, without `.ckpt`."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Recipe:
         mixup_alpha: 0 for none.
         ema_decay: Of the weight average that is validated and kept.
         patience: Epochs without a better validation score before stopping.
+        gradient_clip: Largest L2 norm of a gradient over all weights.
         seed: Of shuffling, augmentation and mixup.
     """
 
@@ -51,6 +53,7 @@ class Recipe:
     mixup_alpha: float = 0.2
     ema_decay: float = 0.99
     patience: int = 12
+    gradient_clip: float = 1.0
     seed: int = 0
 
 
@@ -68,12 +71,25 @@ class Learner(lightning.LightningModule):
         super().__init__()
         self.recipe = recipe
         self.total_steps = total_steps if recipe.max_steps < 0 else min(total_steps, recipe.max_steps)
-        self.started = time.monotonic()
-        self.best = (-math.inf, math.nan)
+        self.started, self.seconds_before = time.monotonic(), 0.0
+        self.best: tuple[float, ...] = (-math.inf, math.nan)
 
     def on_train_start(self) -> None:
-        """Starts the clock by which the learning rate falls."""
-        self.started = time.monotonic()
+        """Starts the clock by which the learning rate falls; where a training is taken up again, it goes on."""
+        self.started = time.monotonic() - self.seconds_before
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        """Dropout draws from torch's global generator: a step that is taken again after a stop draws the same."""
+        torch.manual_seed(self.generator(self.global_rank, DROPOUT).initial_seed())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the best score so far and the time spent."""
+        checkpoint["learner"] = {"best": list(self.best), "seconds": time.monotonic() - self.started}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes both up again."""
+        kept = checkpoint["learner"]
+        self.best, self.seconds_before = tuple(kept["best"]), kept["seconds"]
 
     def generator(self, *names: int) -> torch.Generator:
         """For the randomness of the present step."""
@@ -94,6 +110,10 @@ class Learner(lightning.LightningModule):
             return max(share / warmup, 1e-2)
         return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup))) + 1e-3
 
+    def wrapped(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The optimiser as subclasses want it."""
+        return optimizer
+
     def configure_optimizers(self) -> Any:
         """AdamW without decay on vectors (norms and biases)."""
         matrices = [parameter for parameter in self.parameters() if parameter.ndim >= 2]
@@ -102,73 +122,9 @@ class Learner(lightning.LightningModule):
             {"params": matrices, "weight_decay": self.recipe.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
+        optimizer = self.wrapped(torch.optim.AdamW(groups, lr=self.recipe.learning_rate))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class Classifier(Learner):
-    """A victim in training.
-
-    Args:
-        victim: Maps modalities to logits (B, K).
-        multilabel: Whether targets are multi-hot (BCE) or one label a clip (cross-entropy).
-        recipe: How to train.
-        total_steps: Optimiser steps that `recipe.epochs` amount to.
-        augmentations: Modality -> what is done to its training inputs.
-    """
-
-    def __init__(
-        self,
-        victim: nn.Module,
-        *,
-        multilabel: bool,
-        recipe: Recipe,
-        total_steps: int,
-        augmentations: Mapping[str, Augmentation],
-    ) -> None:
-        super().__init__(recipe, total_steps)
-        self.victim, self.multilabel = victim, multilabel
-        self.augmentations = augmentations
-        self.scores: list[tuple[Tensor, Tensor]] = []
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Logits (B, K)."""
-        logits: Tensor = self.victim(inputs)
-        return logits
-
-    def training_step(self, batch: TrainingBatch, batch_index: int) -> Tensor:
-        """Augment, mix, and the loss of soft targets."""
-        generator = self.generator()
-        inputs, targets = batch
-        changed = {
-            name: self.augmentations[name](value, generator) if name in self.augmentations else value
-            for name, value in inputs.items()
-        }
-        mixed, weights = mixup(changed, targets, self.recipe.mixup_alpha, generator)
-        return self.loss(self(mixed), weights)
-
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of logits (B, K) against label weights (B, K)."""
-        if self.multilabel:
-            return functional.binary_cross_entropy_with_logits(logits, targets)
-        return functional.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
-
-    def validation_step(self, batch: TrainingBatch, batch_index: int) -> None:
-        """Collects logits."""
-        inputs, targets = batch
-        self.scores.append((self(inputs).float().cpu(), targets.cpu()))
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs `score`: accuracy, or mean average precision over labels."""
-        logits, targets = (torch.cat(parts) for parts in zip(*self.scores, strict=True))
-        self.scores.clear()
-        score = _average_precision(logits, targets) if self.multilabel else _accuracy(logits, targets)
-        self.log("score", score, prog_bar=True)
-        # Ties in the score are common on small sets; the loss decides among them.
-        criterion = score - 1e-3 * min(float(self.loss(logits, targets)), 10.0)
-        self.log("criterion", criterion)
-        self.best = max(self.best, (criterion, score))
 
 
 def fit(
@@ -178,59 +134,64 @@ def fit(
     folder: Path,
     *,
     progress: bool,
+    resume: bool = False,
+    loggers: Sequence[Any] = (),
     **trainer_options: Any,
 ) -> dict[str, float]:
     """Trains, and leaves the best averaged weights in `learner`.
 
+    After every epoch the whole state goes to `FOLDER/last.ckpt`. A training that is taken up from there ends with the
+    weights that it would have had: order, augmentation and dropout depend on seed, epoch and step alone.
+
     Args:
         learner: Changed in place.
-        training: Loader of training batches.
+        training: Loader of training batches; its sampler follows `set_epoch` if there is to be a resuming.
         validation: Loader of validation batches.
         folder: For Lightning's own checkpoints.
         progress: Show a progress bar.
+        resume: Go on from `FOLDER/last.ckpt` where there is one.
+        loggers: Lightning's, e.g. a `CSVLogger`.
         **trainer_options: Passed to `lightning.Trainer`, e.g. `accelerator="gpu"`, `devices=2`.
 
     Returns:
-        Best validation `score`, `epochs`, `steps` and `minutes`.
+        Validation `score` of the weights kept, `epochs`, `steps` and `minutes`.
     """
-    recipe, started = learner.recipe, time.monotonic()
-    best = callbacks.ModelCheckpoint(folder, monitor="criterion", mode="max", save_weights_only=True)
+    recipe = learner.recipe
+    best = callbacks.ModelCheckpoint(
+        folder, filename=BEST, monitor="criterion", mode="max", save_weights_only=True, enable_version_counter=False
+    )
+    last = callbacks.ModelCheckpoint(folder, filename=LAST, enable_version_counter=False)
     stop = callbacks.EarlyStopping("criterion", mode="max", patience=recipe.patience, strict=False)
-    listeners: list[Any] = [best, stop, callbacks.EMAWeightAveraging(decay=recipe.ema_decay)]
+    # Averaged weights come first: what stands in a checkpoint is theirs to say.
+    listeners: list[Any] = [callbacks.EMAWeightAveraging(decay=recipe.ema_decay), best, stop, last]
     if progress:
         listeners.append(callbacks.RichProgressBar(leave=False))
     trainer = lightning.Trainer(
         max_epochs=recipe.epochs,
         max_steps=recipe.max_steps,
         max_time={"minutes": recipe.max_minutes} if recipe.max_minutes is not None else None,
-        gradient_clip_val=1.0,
+        gradient_clip_val=recipe.gradient_clip,
         callbacks=listeners,
-        logger=False,
+        logger=list(loggers) or False,
+        log_every_n_steps=10,
         enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        inference_mode=False,  # validation may attack
         **trainer_options,
     )
-    trainer.fit(learner, training, validation)
+    state = folder / f"{LAST}.ckpt"
+    trainer.fit(
+        learner, training, validation, ckpt_path=state if resume and state.is_file() else None, weights_only=True
+    )
     if not best.best_model_path:  # a limit came before the first epoch's end
         trainer.validate(learner, validation, verbose=False)
     else:
         kept = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
         learner.load_state_dict(kept["state_dict"])
-    minutes = (time.monotonic() - started) / 60
     return {
         "score": learner.best[1],
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
-        "minutes": minutes,
+        "minutes": (time.monotonic() - learner.started) / 60,
     }
-
-
-def _accuracy(logits: Tensor, targets: Tensor) -> float:
-    return float((logits.argmax(dim=1) == targets.argmax(dim=1)).double().mean())
-
-
-def _average_precision(logits: Tensor, targets: Tensor) -> float:
-    from torchmetrics.functional.classification import multilabel_average_precision
-
-    return float(multilabel_average_precision(logits, targets.long(), num_labels=targets.shape[1]))

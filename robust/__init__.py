@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from robust.generation import generate as generate
     from robust.jamming import JamRun as JamRun
     from robust.jamming import jam as jam
+    from robust.model_geometry import Geometry as Geometry
+    from robust.model_geometry import GeometrySettings as GeometrySettings
+    from robust.model_geometry import geometry as geometry
     from robust.over_the_air import AirRun as AirRun
     from robust.over_the_air import air as air
     from robust.purified_attack import PurifiedRun as PurifiedRun
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from robust.stickers import StickerRun as StickerRun
     from robust.stickers import sticker as sticker
     from robust.training import train as train
+    from robust.training_defense import TrainingDefense as TrainingDefense
     from robust.types import Batch as Batch
     from robust.types import Clip as Clip
     from robust.types import Dataset as Dataset
@@ -71,6 +75,10 @@ _HOMES = {
     "certify": "robust.certification",
     "CertifyRun": "robust.certification",
     "generate": "robust.generation",
+    "geometry": "robust.model_geometry",
+    "Geometry": "robust.model_geometry",
+    "GeometrySettings": "robust.model_geometry",
+    "TrainingDefense": "robust.training_defense",
     "train_diffusion": "robust.diffusion_training",
     "load_diffusion": "robust.diffusion_models",
     "PGD": "attacks.pgd",

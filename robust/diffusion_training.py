@@ -21,7 +21,7 @@ from robust.data.reading import read_clips
 from robust.diffusion_models import DOMAINS, load_diffusion, save_diffusion
 from robust.errors import CheckpointError, DataError
 from robust.evaluation.store import git_revision
-from robust.training_setup import checkpoint_path, loader, quiet_lightning
+from robust.training_setup import PRECISIONS, checkpoint_path, loader, quiet_lightning
 from robust.types import Dataset, VictimSpec
 from robust.victims.checkpoints import round_to_half
 from robust.victims.loading import find_device
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 CHANNELS = {"waveform": (96, 128, 128), "mel": (16, 32, 32)}
 """Widths that a processor can bear: 3.5 and 2.5 ms for a second of sound on one core."""
-PRECISIONS: Mapping[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
-"""Our name of a precision -> Lightning's."""
 MEASURED_CLIPS = 512
 LEVEL = 0.2
 """Root mean square that training clips are brought to, all by one gain: the noise of the first step is 26 dB below."""

@@ -39,8 +39,8 @@ from robust.evaluation.jamming import (
 from robust.evaluation.listening import clip_stem, save_sound
 from robust.evaluation.progress import track
 from robust.evaluation.store import Store
+from robust.scoring import victim_device
 from robust.seeds import derived_seed
-from robust.training import victim_device
 from robust.types import Dataset
 from robust.victims.base import Victim
 

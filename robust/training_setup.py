@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,102 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from robust.data.reading import read_clips
-from robust.errors import StoreError
+from robust.errors import CheckpointError, StoreError
 from robust.types import Clip, Dataset, VictimSpec
+from robust.victims.base import Victim
+from robust.victims.checkpoints import read_card, read_safetensors
+from robust.victims.loading import embedded_weights
+from robust.victims.registry import VictimEntry
+
+PRECISIONS: Mapping[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+"""Ours -> Lightning's."""
 
 
-def loader(data: Dataset, spec: VictimSpec, batch_size: int, *, shuffled: bool, seed: int) -> Any:
-    """Batches of inputs and label weights, shuffled by an own generator."""
+def loader(
+    data: Dataset,
+    spec: VictimSpec,
+    batch_size: int,
+    *,
+    shuffled: bool,
+    seed: int,
+    weights: Tensor | None = None,
+    replays: int = 1,
+) -> Any:
+    """Batches of inputs and label weights.
+
+    Args:
+        data: What is read.
+        spec: Whose rate, length and modalities the clips get.
+        batch_size: Clips in a batch.
+        shuffled: In an order that depends on the seed and the epoch alone; a smaller last batch is then left out.
+        seed: Of the order.
+        weights: (N,) how often clips come, relative to each other; each once an epoch when None.
+        replays: How often each batch comes, one time after the other.
+    """
     from torch.utils.data import DataLoader
 
-    return DataLoader(
+    batches = DataLoader(
         _Clips(data, spec),
         batch_size=batch_size,
-        shuffle=shuffled,
+        sampler=EpochOrder(len(data), seed, weights) if shuffled else None,
         drop_last=shuffled and len(data) >= batch_size,
-        generator=torch.Generator().manual_seed(seed),
         collate_fn=_Clips.collate,
     )
+    return batches if replays == 1 else Replayed(batches, replays)
+
+
+def targets_of(data: Dataset, spec: VictimSpec) -> Tensor:
+    """(N, K) label weights of all clips, for sampling by them."""
+    clips = _Clips(data, spec)
+    return torch.stack([clips[index][1] for index in range(len(clips))])
+
+
+class EpochOrder(torch.utils.data.Sampler[int]):
+    """The order of clips in an epoch, by seed and number of the epoch: a training taken up again goes on in it.
+
+    Args:
+        count: Clips.
+        seed: Of all orders.
+        weights: (N,) drawn with replacement by these; each clip once when None.
+    """
+
+    def __init__(self, count: int, seed: int, weights: Tensor | None = None) -> None:
+        self.count, self.seed, self.weights, self.epoch = count, seed, weights, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) & (2**63 - 1))
+        if self.weights is None:
+            order = torch.randperm(self.count, generator=generator)
+        else:
+            order = torch.multinomial(self.weights.double(), self.count, replacement=True, generator=generator)
+        return iter(order.tolist())
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class Replayed:
+    """Each batch of a loader several times, one time after the other, read once.
+
+    Args:
+        batches: A loader.
+        times: How often.
+    """
+
+    def __init__(self, batches: Any, times: int) -> None:
+        self.batches, self.times, self.sampler = batches, times, batches.sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            for _ in range(self.times):
+                yield batch
+
+    def __len__(self) -> int:
+        return self.times * len(self.batches)
 
 
 class _Clips(torch.utils.data.Dataset[tuple[dict[str, Tensor], Tensor]]):
@@ -76,6 +157,21 @@ def checkpoint_path(out: str | Path) -> Path:
     if free < 64 * 2**20:
         raise StoreError(f"Only {free // 2**20} MiB are free in {path.parent}; a checkpoint may not fit.")
     return path
+
+
+def start_from(victim: Victim, init: str | None, entry: VictimEntry) -> dict[str, Any] | None:
+    """Copies weights of equal name and shape from a checkpoint; says which, for the card."""
+    if init is None:
+        return None
+    path = embedded_weights(entry.name) if init == "embedded" else Path(init)
+    source = read_safetensors(path)
+    card = read_card(path)
+    own = victim.state_dict()
+    fitting = {name: value for name, value in source.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise CheckpointError(f"No weight of {path} fits the model {entry.name!r}; drop --init or name another.")
+    victim.load_state_dict({**own, **fitting})
+    return {"from": init, "trained_on": card.get("data", {}), "random": sorted(own.keys() - fitting.keys())}
 
 
 def quiet_lightning() -> None:

@@ -14,6 +14,7 @@ from robust.cli.compare import compare
 from robust.cli.curve import curve
 from robust.cli.doctor import doctor
 from robust.cli.generate import generate
+from robust.cli.geometry import geometry
 from robust.cli.listing import data, victims
 from robust.cli.music import music
 from robust.cli.noise import noise
@@ -39,6 +40,7 @@ COMMANDS = (
     noise,
     air,
     certify,
+    geometry,
     music,
     sticker,
     study,

@@ -101,5 +101,7 @@ def _show(done: StudyRun) -> None:
             print(f"         {verdict.words}")
         print(f"         {verdict.verdict.upper()}: {verdict.told()}")
     print(f"tables   {done.folder / 'table.md'}, {done.folder / 'table.csv'}")
+    if done.correlations is not None:
+        print(f"related  {done.correlations}, {done.correlations.with_suffix('.csv')}")
     if done.failed:
         print("retry    the same command with --retry computes failed cells again")

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robust.cli import options
+from robust.cli import options, threats
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from robust.diffusion_training import TrainedDiffusion
+    from robust.training_defense import TrainingDefense
+
+DEFENSE = "Defense"
 
 
 def train(
@@ -42,7 +47,59 @@ def train(
     augment: Annotated[
         list[str] | None, typer.Option(help="gaussian:SIGMA; diffusion[:PATH] mixes generated clips in; repeatable.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16, of diffusion models.")] = "fp32",
+    defense: Annotated[
+        str | None,
+        typer.Option(
+            help="none, mixup, latent-mixup, cutmix, specaugment, balanced, pgd, trades, mart, free, fast, sam, asam, "
+            "gaussian, noise, margin; several: pgd+mixup. If absent, the model's usual recipe.",
+            rich_help_panel=DEFENSE,
+        ),
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="What adversaries attack: audio, video, both.", rich_help_panel=DEFENSE)
+    ] = None,
+    norm: Annotated[str, typer.Option(help="Of their budget: linf, l2.", rich_help_panel=DEFENSE)] = "linf",
+    eps: Annotated[
+        str | None, typer.Option(help="Its radius in --unit, or audio=0.001,video=0.01.", rich_help_panel=DEFENSE)
+    ] = None,
+    unit: Annotated[
+        str, typer.Option(help="amplitude, dbfs, lsb16, snr_db, pixel255.", rich_help_panel=DEFENSE)
+    ] = "amplitude",
+    stop_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Validation score that stops: clean, or robust (under PGD), the usual one of adversaries.",
+            rich_help_panel=DEFENSE,
+        ),
+    ] = None,
+    defense_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="steps=7 (of pgd, trades, mart), beta=6, replays=4 (of free), rho=0.05, sigma=0.05, channel=room, "
+            "margin_weight=1; repeatable.",
+            rich_help_panel=DEFENSE,
+        ),
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Of every mixup.", rich_help_panel=DEFENSE)] = None,
+    mix_layer: Annotated[
+        str | None,
+        typer.Option(help="Of latent-mixup: input, unimodal, audio, video, fused.", rich_help_panel=DEFENSE),
+    ] = None,
+    coupling: Annotated[
+        str | None, typer.Option(help="Of latent-mixup: same, independent, audio, video.", rich_help_panel=DEFENSE)
+    ] = None,
+    pairing: Annotated[
+        str | None, typer.Option(help="Of every mixup: random or same-class.", rich_help_panel=DEFENSE)
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
+    logger: Annotated[
+        list[str] | None, typer.Option(help="csv, tensorboard, wandb, mlflow, none; repeatable. csv and tensorboard.")
+    ] = None,
+    trainer_option: Annotated[
+        list[str] | None,
+        typer.Option(help="For lightning.Trainer: devices=2, strategy=ddp, num_nodes=4, ...; repeatable."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Smoke run: one step, one epoch.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -63,8 +120,10 @@ def train(
     }
     told_data = options.data_options(fold, data_option)
     if diffusion is not None:
-        if mixup or augment:
-            raise typer.BadParameter("--mixup and --augment are for victims, not for --diffusion")
+        if mixup or augment or defense or resume or logger or trainer_option:
+            raise typer.BadParameter(
+                "--mixup, --augment, --defense, --resume, --logger and --trainer-option are for victims"
+            )
         _show_diffusion(
             diffusion_training.train_diffusion(
                 diffusion,
@@ -88,6 +147,17 @@ def train(
         return
     assert model is not None
     recipe = training.with_limits(training.default_recipe(model), **limits)
+    options_of = {
+        **options.settings(defense_option, "--defense-option", "beta=6"),
+        "alpha": alpha,
+        "mix_layer": mix_layer,
+        "coupling": coupling,
+        "pairing": pairing,
+    }
+    chosen = _defense(defense, modality, norm, eps, unit, stop_on, options_of)
+    if chosen is not None and mixup is not None:
+        raise typer.BadParameter("with --defense, mixup is one of its names: --defense mixup --alpha 0.2")
+    loggers = [name for name in (logger or ("csv", "tensorboard")) if name != "none"]
     done = training.train(
         model,
         data,
@@ -101,6 +171,11 @@ def train(
         half=half,
         clips=clips,
         augment=augment or (),
+        defense=chosen,
+        precision=precision,
+        resume=resume,
+        loggers=() if check else loggers,
+        trainer_options=options.settings(trainer_option, "--trainer-option", "devices=2"),
         **told_data,
     )
     if as_json:
@@ -111,7 +186,44 @@ def train(
     if done.card["init"]:
         print(f"started  from {done.card['init']['from']} weights")
     print(f"test     {done.test.metric} {done.test}")
+    if "validation_robust" in done.card:
+        kept = done.card["validation_robust"]
+        print(f"robust   {100 * kept['score']:.1f} % of {kept['clips']} validation clips, PGD-{kept['steps']}")
+    print(f"spent    {told['backwards']:,} gradients of a clip, {told['forwards']:,} passes forward")
+    if overfitted := done.card.get("catastrophic_overfitting"):
+        print(
+            f"warning  catastrophic overfitting in epoch {overfitted['epoch']}: what one step left, PGD broke; "
+            "weights are of the best epoch under PGD"
+        )
     print(f"written  {done.path} and its card")
+
+
+def _defense(
+    name: str | None,
+    modality: str | None,
+    norm: str,
+    eps: str | None,
+    unit: str,
+    stop_on: str | None,
+    settings: Mapping[str, Any],
+) -> TrainingDefense | None:
+    """What the options of the panel say together; None where no defense is named."""
+    from robust.training_defense import TrainingDefense
+
+    given = {key: value for key, value in settings.items() if value is not None}
+    if name is None:
+        if given or modality or eps or stop_on:
+            raise typer.BadParameter("name the defense that these settings are of, e.g. --defense pgd --eps 0.002")
+        return None
+    return TrainingDefense(
+        name,
+        modality=modality,
+        norm=norm,
+        eps=threats.by_modality(eps, "--eps"),
+        unit=threats.words_by_modality(unit),
+        stop_on=stop_on,
+        options=given,
+    )
 
 
 def _show_diffusion(done: TrainedDiffusion, data: str, as_json: bool) -> None:

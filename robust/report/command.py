@@ -13,6 +13,7 @@ from robust.report.reading import Run
 DROPPED = {"--out": True, "--resume": False, "--json": False, "--by": True}
 """Options that say where a run goes and how it is told, and whether they take a value."""
 SHARED = {
+    "geometry": ("--model", "--data", "--split", "--batch-size", "--device", "--seed"),
     "noise": ("--model", "--data", "--split", "--device", "--seed"),
     "music": ("--model", "--data", "--device", "--seed"),
     "sticker": ("--model", "--data", "--split", "--device", "--seed"),

@@ -28,6 +28,7 @@ NEEDED = {
     "stickers": ("victim", "clips", "source", "jittered"),
     "purification": ("victim", "clips", "clean", "robust", "threat", "attacks", "bare_clean", "label"),
     "purify": ("victim", "clips", "clean", "bare_clean", "axis", "radii", "levels", "label"),
+    "geometry": ("victim", "clips"),
     "certificate": ("victim", "clips", "clean", "sigma", "radii", "certified", "ceiling"),
 }
 """Entries of a summary without which nothing can be said of a run."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robust.errors import StoreError
+from robust.evaluation.geometry_settings import GROUPS
 from robust.evaluation.paired import Comparison, compare
 from robust.report.air import AirView, air_view
 from robust.report.budgets import Budget, budgets
@@ -16,6 +17,7 @@ from robust.report.classes import ClassTable, Confusion, class_table, confusion,
 from robust.report.command import cell_name, environment, repeat_command, settings, was_typed
 from robust.report.corruptions import CorruptionView, corruption_view
 from robust.report.formats import Shown, number, p_value, percent, points, shown
+from robust.report.geometry import GeometryView, geometry_view
 from robust.report.meanings import Check, counted, explained, gathered
 from robust.report.music import MusicView, music_view
 from robust.report.perceptual import PerceptualView, perceptual_view
@@ -57,6 +59,7 @@ OWN = {
         "high_probability", "average_radius", "snr_db", "votes_per_clip", "attacked", "labels", "radius_snr_db_median",
         "certified_in", "recast_share",
     },
+    "geometry": {*GROUPS, "left_out"},
 }  # fmt: skip
 """Kind -> entries of its own that have their place likewise."""
 BUDGETED = ("attack", "air", "universal", "purification")
@@ -91,6 +94,7 @@ class RunView:
     purifier: PurifierView | None
     certificate: CertificateView | None
     purified: PurifiedView | None
+    geometry: GeometryView | None
     perceptual: PerceptualView | None
     extra: list[tuple[str, str]]
     table: tuple[list[str], list[list[str]]] | None
@@ -156,6 +160,7 @@ def run_view(run: Run, anchor: str, most_rows: int) -> RunView:
         purifier=purifier_view(run, f"chart-{anchor}"),
         certificate=certificate_view(run, f"chart-{anchor}"),
         purified=purified_view(run),
+        geometry=geometry_view(run),
         perceptual=perceptual_view(run),
         extra=_extra(told, KNOWN | OWN.get(run.kind, set())),
         table=_table(run),
@@ -228,7 +233,7 @@ def _flat(told: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def _table(run: Run) -> tuple[list[str], list[list[str]]] | None:
     """The first rows of the table of a run that has no records, the longest of a latency first."""
-    if not (run.cell.folder / "table.parquet").is_file():
+    if run.kind == "geometry" or not (run.cell.folder / "table.parquet").is_file():
         return None
     frame = run.cell.table()
     if "milliseconds" in frame:

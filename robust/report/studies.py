@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robust.report import defended
+from robust.report import defended, geometry
 from robust.report.formats import NOTHING, Shown, count, number, p_value, percent, points, shown
+from robust.report.geometry_study import StudyGeometry, study_geometry
 from robust.report.meanings import counted, explained
 from robust.report.reading import Run, claims_of
 from robust.report.tellers import TELLERS
@@ -70,6 +71,7 @@ class StudyView:
     states: str
     claims: list[Claim]
     cells: list[Cell]
+    geometry: StudyGeometry | None
 
 
 def study_view(study: StudyStore, anchors: Mapping[str, str], runs: Sequence[Run]) -> StudyView:
@@ -92,6 +94,7 @@ def study_view(study: StudyStore, anchors: Mapping[str, str], runs: Sequence[Run
         + ", ".join(f"{number_of} {state}" for state, number_of in counts if number_of),
         claims=[_claim(claim) for claim in claims_of(study)],
         cells=cells,
+        geometry=study_geometry(study, runs),
     )
 
 
@@ -129,6 +132,8 @@ def _note(run: Run | None) -> str:
         return f"success in held-out rooms: EOT {percent(success['eot'])}, plain {percent(success['plain'])}"
     if run is not None and run.kind in defended.KINDS:
         return defended.note(run)
+    if run is not None and run.kind in geometry.KINDS:
+        return geometry.note(run)
     if run is None or run.kind != "curve":
         return ""
     auc, half = run.summary.get("auc"), run.summary.get("radius_half")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from robust.report import defended, physical
+from robust.report import defended, geometry, physical
 from robust.report.formats import Shown
 from robust.report.reading import Run
 
@@ -25,8 +25,10 @@ class Teller(Protocol):
 
 _PHYSICAL: Teller = physical
 _DEFENDED: Teller = defended
+_GEOMETRY: Teller = geometry
 TELLERS: Mapping[str, Teller] = {
     **dict.fromkeys(physical.KINDS, _PHYSICAL),
     **dict.fromkeys(defended.KINDS, _DEFENDED),
+    **dict.fromkeys(geometry.KINDS, _GEOMETRY),
 }
 """Kind -> its module; of other kinds `robust.report.words` tells."""

@@ -74,6 +74,7 @@ def train(payload: Mapping[str, Any]) -> None:
         payload: `victim` and `data` as of tasks, `seed`, `check` (one step alone) and `device`.
     """
     from robust import training
+    from robust.training_defense import TrainingDefense
 
     victim, data = payload["victim"], payload["data"]
     if is_trained(victim["weights"]):
@@ -102,6 +103,8 @@ def train(payload: Mapping[str, Any]) -> None:
         half=asked["half"],
         clips=asked["clips"],
         augment=asked["augment"],
+        defense=None if asked["defense"] is None else TrainingDefense(**asked["defense"]),
+        resume=True,
         **data["options"],
     )
 

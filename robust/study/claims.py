@@ -7,7 +7,8 @@
 Measures: `clean` and `robust` (accuracy or mAP; of a change, the score under it), and of curves `auc` (mean over the
 radii) and `radius` (the smallest radius that breaks a clip, told by its median). Over the air, the success of an attack
 in held-out rooms: `plain`, `eot`, `random`; and `halfway`, the plain attack's between held-out rooms and no channel:
-`eot >= halfway` says that EOT wins back at least half of what the air costs.
+`eot >= halfway` says that EOT wins back at least half of what the air costs. Of geometry, what clips or classes have
+numbers of their own for, as GROUP.SPACE.NAME: `sharpness.weights.worst-linf`, `convexity.fused.conditional`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from robust.study.config import Claim, Study
 from robust.study.plan import Cell
 from robust.study.source import Source, StudyError
 
+GEOMETRY = "geometry"
 AIR = ("plain", "eot", "random", "halfway")
 PURIFIED = ("transfer", "bare")
 MEASURES = ("clean", "robust", "auc", "radius", *AIR, *PURIFIED)
@@ -44,7 +46,7 @@ SCORED = (
 )
 """Kinds with one row for each clip."""
 _TERM = re.compile(
-    r"^(?P<victim>[A-Za-z0-9_-]+)(\[(?P<condition>[A-Za-z0-9_-]+)\])?\.(?P<measure>[a-z]+)"
+    r"^(?P<victim>[A-Za-z0-9_-]+)(\[(?P<condition>[A-Za-z0-9_-]+)\])?\.(?P<measure>[a-z]+(\.[a-z0-9_]+\.[a-z0-9-]+)?)"
     r"(@(?P<level>[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?))?$"
 )
 _CLAIM = re.compile(
@@ -128,6 +130,8 @@ def _read(name: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
         _check_areas(left, right, study, where)
     if isinstance(right, Term) and (left.measure in AIR) != (right.measure in AIR):
         raise StudyError(f"{where}a success over the air is compared with another, or with a number.")
+    if isinstance(right, Term) and left.measure != right.measure and "." in left.measure + right.measure:
+        raise StudyError(f"{where}a measure of geometry is compared with the same measure, or with a number.")
     return Question(name, claim.text, claim.words, data, left, parts["sign"], right, margin)
 
 
@@ -154,7 +158,7 @@ def _term(text: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
     if parts is None:
         raise StudyError(f"{where}{text!r} is neither a number nor VICTIM[CONDITION].MEASURE@LEVEL.")
     victim, measure = parts["victim"], parts["measure"]
-    if measure not in MEASURES:
+    if "." not in measure and measure not in MEASURES:
         raise StudyError(where.args[0] + unknown("measure", measure, MEASURES))
     if victim not in study.victims:
         raise StudyError(where.args[0] + unknown("victim", victim, study.victims))
@@ -168,7 +172,12 @@ def _term(text: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
             f"{where}there is no cell of {victim!r} under {condition!r} on {data!r}; on it {victim!r} meets: "
             f"{', '.join(having) or 'nothing'}."
         )
-    if there[0].kind not in SCORED:
+    if (there[0].kind == GEOMETRY) != ("." in measure):
+        raise StudyError(
+            f"{where}{text!r}: of the kind 'geometry', and of it alone, claims ask for GROUP.SPACE.NAME, e.g. "
+            f"{victim}[{condition}].sharpness.weights.worst-linf; this is of the kind {there[0].kind!r}."
+        )
+    if there[0].kind not in (*SCORED, GEOMETRY):
         raise StudyError(f"{where}{condition!r} is of the kind {there[0].kind!r}, which has no scores to compare.")
     _check_air(text, measure, there[0].kind, where)
     level = None if parts["level"] is None else float(parts["level"])

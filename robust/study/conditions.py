@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from robust.errors import DataError
+from robust.evaluation.geometry_settings import LEAST, GeometrySettings, groups_of, make_settings
 from robust.study.condition_base import (
     Against,
     CorruptionName,
@@ -200,6 +202,26 @@ class LatencyKind(Condition):
     repeats: int = Field(20, ge=1)
 
 
+class GeometryKind(Condition):
+    """As `robust geometry`; `settings` are those of `GeometrySettings`."""
+
+    kind: Literal["geometry"]
+    measures: list[str] | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _settings_are_known(self) -> GeometryKind:
+        try:
+            self.chosen()
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def chosen(self) -> GeometrySettings:
+        """What is measured, and how."""
+        return make_settings({"groups": groups_of(self.measures), **self.settings})
+
+
 AnyCondition = (
     AttackKind
     | CurveKind
@@ -218,6 +240,7 @@ AnyCondition = (
     | SurfaceKind
     | LatentsKind
     | LatencyKind
+    | GeometryKind
 )
 WHERE = frozenset({"victims", "data", "resources"})
 """Keys that say where a condition holds and what it may use; no result depends on them."""
@@ -252,6 +275,8 @@ def shortened(condition: Condition) -> Condition:
         short["checks"] = False
     if isinstance(condition, AirKind) and condition.plain_steps is not None:
         short["plain_steps"] = 1
+    if isinstance(condition, GeometryKind):
+        short["settings"] = {**condition.settings, **LEAST}
     if getattr(condition, "inaudible", 0):
         short["inaudible"] = 1
     return condition.model_copy(update=short)

@@ -39,6 +39,20 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Defended(Strict):
+    """Against what a victim is trained; see `robust.training_defense.TrainingDefense`."""
+
+    name: str
+    modality: str | None = None
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    eps: float | dict[str, float] | None = None
+    unit: str | dict[str, str] = "amplitude"
+    stop_on: Literal["clean", "robust"] | None = None
+    validation_steps: int = Field(10, ge=1)
+    validation_clips: int = Field(128, ge=1)
+    options: dict[str, Any] = {}
+
+
 class Training(Strict):
     """How a victim is trained where its weights are not there yet; see `robust train`."""
 
@@ -54,6 +68,7 @@ class Training(Strict):
     clips: int | None = Field(None, ge=1)
     augment: list[str] = []
     config: dict[str, Any] = {}
+    defense: Defended | None = None
 
 
 class VictimEntry(Strict):

@@ -18,6 +18,7 @@ from robust.channels.presets import load_channel
 from robust.corruptions.condition import Corrupted
 from robust.evaluation.conditions import Unchanged
 from robust.evaluation.occlusion import Occlusion, WhiteNoise
+from robust.model_geometry import geometry
 from robust.over_the_air import air
 from robust.purified_curve import purified_curve
 from robust.study import conditions as kinds
@@ -230,6 +231,13 @@ def _latency(cell: Opened) -> None:
     _finish(cell, table, told)
 
 
+def _geometry(cell: Opened) -> None:
+    asked = cell.condition
+    assert isinstance(asked, kinds.GeometryKind)
+    clear(cell.folder)  # what an interrupted run left holds no result
+    geometry(cell.victim, cell.data, settings=asked.chosen(), seed=cell.seed, out=str(cell.folder), facts=cell.facts)
+
+
 def _finish(cell: Opened, table: pd.DataFrame, told: Mapping[str, Any]) -> None:
     """Writes what has no records of clips: manifest, table, and the summary last."""
     settings = cell.condition.model_dump(mode="json", exclude={*kinds.WHERE, "kind"})
@@ -270,6 +278,7 @@ RUNNERS: Mapping[type[kinds.Condition], Callable[[Opened], None]] = {
     kinds.SurfaceKind: _surface,
     kinds.LatentsKind: _latents,
     kinds.LatencyKind: _latency,
+    kinds.GeometryKind: _geometry,
 }
 CHANGES = ("clean", "missing", "swap", "occlude", "noise", "corruption", "channel")
 """Kinds whose runs are of the kind `change`."""

@@ -2,7 +2,7 @@
 
 STUDY/study.json    what was asked, and the state of every cell
 STUDY/cells/...     one run folder per cell; its name ends in the key of the cell, so that nothing stale is reused
-STUDY/table.csv, table.md, claims.json
+STUDY/table.csv, table.md, claims.json, and of geometry correlations.csv, correlations.md
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from robust.evaluation.progress import Bars, bars
 from robust.study import cells as work
 from robust.study.claims import Question, questions
 from robust.study.config import Study, read_study_file
+from robust.study.correlation_files import write_correlations
 from robust.study.executors import Executor, Job, Local
 from robust.study.kinds import CHANGES
+from robust.study.kinship import kinship
 from robust.study.opening import forget
 from robust.study.plan import Cell, make_cells, untrained, with_keys
 from robust.study.source import Source
@@ -78,11 +80,13 @@ class StudyRun:
         folder: With everything in it.
         cells: All cells and their states.
         verdicts: On the claims.
+        correlations: The page of what geometry goes with what robustness; None of a study without geometry.
     """
 
     folder: Folder
     cells: list[CellRun]
     verdicts: list[Verdict]
+    correlations: Folder | None = None
 
     @property
     def failed(self) -> list[CellRun]:
@@ -267,7 +271,7 @@ def _write_state(plan: Plan, states: Mapping[str, str]) -> None:
         told.append({**names, "kind": kind, "asked": dict(cell.task["condition"]), "state": state, "error": error})
     study = plan.study
     head = {name: getattr(study, name) for name in ("name", "title", "thesis", "claim", "seeds", "correction", "level")}
-    content = json.dumps({**head, "check": plan.check, "cells": told}, indent=2)
+    content = json.dumps({**head, "check": plan.check, "victims": kinship(plan.cells), "cells": told}, indent=2)
     write_atomically(plan.folder / "study.json", content.encode())
 
 
@@ -281,9 +285,10 @@ def _error(path: Folder) -> str:
 
 def _conclude(plan: Plan) -> StudyRun:
     """Tables and verdicts from what the store holds now."""
-    cells = list(read_study(plan.folder).every)
+    found = read_study(plan.folder)
+    cells = list(found.every)
     verdicts = decide(plan.claims, Values(cells, plan.study.seeds), plan.study.correction, plan.study.level)
     write_atomically(plan.folder / "table.csv", table_csv(cells))
     write_atomically(plan.folder / "claims.json", claims_json(verdicts))
     write_atomically(plan.folder / "table.md", table_md(plan.study, cells, verdicts))
-    return StudyRun(plan.folder, cells, verdicts)
+    return StudyRun(plan.folder, cells, verdicts, write_correlations(found))

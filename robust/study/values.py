@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from robust.evaluation.purification_summary import shares, worst_shares
 from robust.evaluation.purifier_versions import UNPERTURBED
 from robust.evaluation.radius_search import DECIBELS, level_at
 from robust.evaluation.store import Store
-from robust.study.claims import AIR, Term
+from robust.study.claims import AIR, GEOMETRY, Term
 from robust.study.store import CellRun
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Values:
         for cell in self._own(term, data):
             if cell.state != "done":
                 return f"{cell.victim} under {cell.condition} on {data}, seed {cell.seed}: {cell.state}"
+            if cell.kind == GEOMETRY and not len(self._geometry(cell, term.measure)):
+                return f"{cell.victim} under {cell.condition} has no {term.measure} of single clips or classes"
         return ""
 
     def task(self, term: Term, data: str) -> str:
@@ -93,6 +96,8 @@ class Values:
         """(N,) of one cell."""
         if cell.kind == "purify":
             return self._behind(cell, term)
+        if cell.kind == GEOMETRY:
+            return self._geometry(cell, term.measure)
         if (cell.kind == "curve" and term.measure in ("auc", "radius")) or term.measure == "clean":
             records = self._of(self._first(cell))
             if term.measure == "clean":
@@ -103,6 +108,25 @@ class Values:
         if term.measure in AIR:
             return success_by_clip(self._of(cell.folder), term.measure, "held_out_rooms")
         return np.asarray(self._view(cell, term)["correct"], dtype=np.float64)
+
+    def _geometry(self, cell: CellRun, measure: str) -> NDArray[np.float64]:
+        """(N,) of clips, or (K,) of classes for what clips have none of; empty for what neither has."""
+        clips = self._table(cell, "clips")
+        if measure in clips:
+            return np.asarray(clips[measure], dtype=np.float64)
+        group, space, name = measure.split(".")
+        classes = self._table(cell, "classes")
+        own = classes[(classes["group"] == group) & (classes["space"] == space) & (classes["measure"] == name)]
+        return np.asarray(own["value"], dtype=np.float64)
+
+    def _table(self, cell: CellRun, name: str) -> pd.DataFrame:
+        """A table of a geometry run."""
+        import pandas as pd
+
+        path = cell.folder / f"{name}.parquet"
+        if path not in self._records:
+            self._records[path] = pd.read_parquet(io.BytesIO(path.read_bytes()))
+        return self._records[path]
 
     def _behind(self, cell: CellRun, term: Term) -> NDArray[np.float64]:
         """(N,) the share of draws in which each clip stands behind a purifier, or whether it does without."""

@@ -8,8 +8,8 @@ sampling unit: results of several seeds on one clip stay together, so what is sa
 Tests: exact sign flips by clip (McNemar's test with one seed) for a difference of accuracies; the paired bootstrap for
 mAP; where there is a margin, the inversion of Newcombe's interval with one seed; a t-test of the clips' gains for an
 area under a curve, for shares of a purifier's draws, and for a margin with several seeds; the exact binomial test
-against a number; the exact sign test for radii, which are censored. Corrections: Holm 1979, Bonferroni, Benjamini &
-Hochberg 1995.
+against a number; a t-test of clips' (or classes') numbers for geometry; the exact sign test for radii, which are
+censored. Corrections: Holm 1979, Bonferroni, Benjamini & Hochberg 1995.
 """
 
 from __future__ import annotations
@@ -143,6 +143,8 @@ def _test(question: Question, values: Values) -> Verdict:
         return _test_radii(asked, question, values)
     if question.left.measure in AIR:
         return _test_air(asked, question, values)
+    if "." in question.left.measure:
+        return _test_geometry(asked, question, values)
     if not isinstance(question.right, Term):
         return _test_number(asked, question, values)
     if values.task(question.left, question.data) == "multilabel":
@@ -212,6 +214,20 @@ def _t_test(
         half = float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
     told = replace(asked, a=float(left.mean()), b=float(right.mean()), effect=mean, low=mean - half, high=mean + half)
     return replace(told, p=p, test=test, clips=count, seeds=left.shape[1])
+
+
+def _test_geometry(asked: Verdict, question: Question, values: Values) -> Verdict:
+    """Numbers of clips, or of classes, means over seeds; those that some victim has none for are left out."""
+    left = values.by_clip(question.left, question.data)
+    if isinstance(question.right, Term):
+        right = values.by_clip(question.right, question.data)
+    else:
+        right = np.full_like(left, question.right)
+    known = ~np.isnan(left + right).any(axis=1)
+    if not known.any():
+        return replace(asked, reason="no clip or class has that number on both sides")
+    unit = "classes" if question.left.measure.startswith("convexity.") else "clips"
+    return _t_test(asked, left[known], right[known], question.margin, f"paired t-test over {unit}")
 
 
 def _test_number(asked: Verdict, question: Question, values: Values) -> Verdict:

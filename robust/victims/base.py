@@ -32,6 +32,20 @@ class Victim(nn.Module):
         """Latents: one entry per modality and `fused`, each (B, D) float32."""
         raise VictimError(f"The victim {self.spec.name!r} gives no embeddings; implement embed() and head().")
 
+    def embed_modalities(self, inputs: Inputs) -> dict[str, Tensor]:
+        """The latents of `embed` without `fused`: one for each modality that the victim hears or sees apart."""
+        return {name: latent for name, latent in self.embed(inputs).items() if name != "fused"}
+
+    def fuse(self, latents: Mapping[str, Tensor]) -> Tensor:
+        """The fused latent from those of `embed_modalities`; of one modality alone, that latent itself.
+
+        Raises:
+            VictimError: If the victim does not say how it joins several.
+        """
+        if len(latents) == 1:
+            return next(iter(latents.values()))
+        raise VictimError(f"The victim {self.spec.name!r} does not say how it joins latents; implement fuse().")
+
     def head(self, fused: Tensor) -> Tensor:
         """Logits (B, K) from the fused latent (B, D)."""
         raise VictimError(f"The victim {self.spec.name!r} has no separate head; implement embed() and head().")

@@ -124,25 +124,37 @@ class Fusion(Victim):
 
     def embed(self, inputs: Inputs) -> dict[str, Tensor]:
         """(B, S, D) `audio` and `video` where they exist apart, and `fused`; see `head` for `av-decision`."""
-        inputs = self._completed(inputs)
         if self.meeting == "early":
-            return {"fused": self.transformer(self.sight.steps(self._channels(inputs)))}
+            return {"fused": self.transformer(self.sight.steps(self._channels(self._completed(inputs))))}
+        latents = self.embed_modalities(inputs)
+        return {**latents, "fused": self.fuse(latents)}
+
+    def embed_modalities(self, inputs: Inputs) -> dict[str, Tensor]:
+        """(B, S, D) `audio` and `video` as they meet; neither for `av-early`, where they meet before any latent."""
+        if self.meeting == "early":
+            return {}
+        inputs = self._completed(inputs)
         parts: dict[str, Tensor] = {}
         if self.meeting != "video":
             parts["audio"] = self.trunk(self.hearing(inputs[self.heard])[:, None])
         if self.meeting != "audio":
             parts["video"] = self.sight(inputs[self.seen])
         if self.meeting == "mid":
-            heard = _in_step(parts["audio"], parts["video"].shape[1])
-            joined = functional.relu(self.joint(torch.cat([heard, parts["video"]], dim=2)))
-            return {**parts, "fused": self.transformer(joined)}
-        attended = {name: self.get_submodule(f"{name}_transformer")(steps) for name, steps in parts.items()}
-        if len(attended) == 1:
-            return {**attended, "fused": next(iter(attended.values()))}
-        heard, seen = _in_step(attended["audio"], attended["video"].shape[1]), attended["video"]
+            return parts
+        return {name: self.get_submodule(f"{name}_transformer")(steps) for name, steps in parts.items()}
+
+    def fuse(self, latents: Mapping[str, Tensor]) -> Tensor:
+        """(B, S, D) from `audio` and `video`; (B, S, 2 D) for `av-decision`, the two side by side."""
+        if len(latents) < 2:
+            return super().fuse(latents)
+        heard, seen = _in_step(latents["audio"], latents["video"].shape[1]), latents["video"]
+        if self.meeting == "mid":
+            fused: Tensor = self.transformer(functional.relu(self.joint(torch.cat([heard, seen], dim=2))))
+            return fused
         if self.meeting == "late":
-            return {**attended, "fused": self.alpha(heard) + self.beta(seen)}
-        return {**attended, "fused": torch.cat([heard, seen], dim=2)}
+            joined: Tensor = self.alpha(heard) + self.beta(seen)
+            return joined
+        return torch.cat([heard, seen], dim=2)
 
     def head(self, fused: Tensor) -> Tensor:
         """Logits (B, K) from (B, S, D); from both branches side by side, (B, S, 2 D), for `av-decision`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -57,6 +58,12 @@ class Purified(Victim):
 
     def embed(self, inputs: Inputs) -> dict[str, Tensor]:
         return self.victim.embed(self.purify(inputs))
+
+    def embed_modalities(self, inputs: Inputs) -> dict[str, Tensor]:
+        return self.victim.embed_modalities(self.purify(inputs))
+
+    def fuse(self, latents: Mapping[str, Tensor]) -> Tensor:
+        return self.victim.fuse(latents)
 
     def head(self, fused: Tensor) -> Tensor:
         return self.victim.head(fused)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from robust.data import load_data
-from robust.training import score
+from robust.scoring import score
 from robust.victims import list_victims, load_victim
 from robust.victims.checkpoints import read_card
 from robust.victims.loading import embedded_weights

@@ -53,7 +53,10 @@ ONLY_PARSED = {
     "--data audioset-features": "likewise",
 }
 """Commands that are parsed and not run, by a part of their line, and why."""
-CHECKED = ("attack", "curve", "study", "universal", "train", "noise", "air", "music", "sticker", "certify", "generate")
+CHECKED = (
+    *("attack", "curve", "study", "universal", "train", "noise", "air", "music", "sticker", "certify", "generate"),
+    "geometry",
+)
 
 
 class Block(NamedTuple):
