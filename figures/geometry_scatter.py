@@ -45,7 +45,7 @@ def main(
     study = script.read_study(store)
     cells = script.done_cells(study, "geometry", "robust geometry --out")
     panels: dict[str, list[ScatterPanel]] = {}
-    if over is Over.FREQUENCY:
+    if over == Over.FREQUENCY:
         for name, own in script.grouped(cells, NAME, ("condition", "data")).items():
             with script.whole(own[0]):
                 panels[name] = frequency_panels(own, study.told.get("victims") or {})

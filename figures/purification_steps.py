@@ -3,8 +3,8 @@
     python figures/purification_steps.py STORE
 
 Reads cells of kind `purify` (a study) or runs of `robust attack --purify --out`. What an attack that does not know the
-purifier leaves is dashed, the worst of an adaptive suite solid; a figure for each kind of diffusion, a panel for each
-victim and data set.
+purifier leaves is dashed, the worst of attacks that do solid (hollow markers: their suite was not adaptive); a figure
+for each kind of diffusion, a panel for each victim and data set.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Peer:
     def trace(self, probes: int) -> np.ndarray:
         """One estimate of the trace by each probe."""
         with sdpa_kernel(SDPBackend.MATH):
-            return np.array(self._fresh().trace(maxIter=probes, tol=-1.0))
+            return np.array(self._fresh().trace(maxIter=probes, tol=-np.inf))
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -103,7 +103,7 @@ def traces(loss: WeightLoss, peer: Peer, probes: int, directions: int, rounds: i
     for number in range(rounds):
         samples, first = timed(partial(peer.trace, probes))
         theirs.append(first)
-        mean, error = float(samples.mean()), float(samples.std(ddof=1) / np.sqrt(probes))
+        mean, error = float(samples.mean()), float(samples.std(ddof=1) / np.sqrt(len(samples)))
         for name, seconds in spent.items():
             more = {"directions": directions, "relative_error": error / abs(mean)} if "error" in name else {}
             run = partial(hessian_trace, loss, probes=probes, product=product.on(loss), seed=number, **more)

@@ -1,6 +1,7 @@
 """Purifiers under attack: accuracy against the number of reverse steps, and purifiers beside each other.
 
-What a non-adaptive attack leaves is dashed and hollow, or hatched, and never without its name.
+What an attack that knows nothing of the purifier leaves is dashed and hollow; what attacks leave that know of it is
+solid, its marker filled where their suite was adaptive and hollow where it was not.
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ if TYPE_CHECKING:
 Summary = Mapping[str, Any]
 """Of one run of `robust attack --purify`, or of `robust.purified_curve`, which is one at each of its radii."""
 
-CLEAN, NON_ADAPTIVE, ADAPTIVE = SERIES = ("clean", "non-adaptive attack", "adaptive attack")
+CLEAN, UNAWARE, PARTIAL, ADAPTIVE = SERIES = (
+    "clean",
+    "unaware attack",
+    "aware, non-adaptive",
+    "aware, adaptive",
+)
+AWARE = (PARTIAL, ADAPTIVE)
 NOTHING = "no defense"
 ASIDE = 0.04
 """By how many steps of the axis lines are moved beside each other, so that their whiskers can be told apart."""
@@ -79,8 +86,7 @@ def points_of(summary: Summary) -> list[Point]:
 def point_of(summary: Summary) -> Point:
     """What the figures show of a run at one radius.
 
-    The non-adaptive score of an adaptive run is that of its transfer attack alone; a run whose suite was not adaptive
-    has that score, its own, and no other.
+    The transfer attack is unaware of the purifier; a suite of it alone has no other score.
     """
     settings = summary["purifier"]["settings"]
     name, steps = settings.get("channel", summary["purifier"]["name"]), settings.get("steps")
@@ -88,6 +94,7 @@ def point_of(summary: Summary) -> Point:
     family = ":".join(word for place, word in enumerate(words) if place == 0 or word != str(steps))
     adaptive = bool(summary["adaptive"])
     transfer = summary["attacks"].get("transfer", {}).get("robust")
+    aware = None if list(summary["attacks"]) == ["transfer"] else summary["robust"]
     threat = next(iter(summary["threat"].values()))
     return Point(
         victim=f"{summary['victim']}, {summary['data']['name']}",
@@ -97,10 +104,11 @@ def point_of(summary: Summary) -> Point:
         radius=f"{NORMS[threat['norm']]} {_level(threat)}",
         scores={
             CLEAN: summary["clean"],
-            NON_ADAPTIVE: transfer if adaptive else summary["robust"],
-            ADAPTIVE: summary["robust"] if adaptive else None,
+            UNAWARE: transfer,
+            PARTIAL: None if adaptive else aware,
+            ADAPTIVE: aware if adaptive else None,
         },
-        bare={CLEAN: summary["bare_clean"], NON_ADAPTIVE: None, ADAPTIVE: summary["bare_robust"]},
+        bare={CLEAN: summary["bare_clean"], UNAWARE: None, PARTIAL: None, ADAPTIVE: summary["bare_robust"]},
     )
 
 
@@ -123,7 +131,7 @@ def draw_steps(points: Sequence[Point]) -> Figure:
     rows, width = -(-len(panels) // columns), COLUMN_INCHES if columns == 1 else PAGE_INCHES
     with styled():
         handles = _step_handles(styles)
-        abreast = 2 if columns == 1 else 4
+        abreast = 2 if columns == 1 else 3
         figure = blank(width, 2.15 * rows + 0.16 * -(-len(handles) // abreast))
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axes, ((victim, family), own) in zip(grid.flat, panels.items(), strict=False):
@@ -138,7 +146,7 @@ def draw_steps(points: Sequence[Point]) -> Figure:
 
 
 def draw_purifiers(points: Sequence[Point]) -> Figure:
-    """Purifiers below each other, each with its clean, non-adaptive and adaptive score; a panel for each radius.
+    """Purifiers below each other, each with its clean score and those under attack; a panel for each radius.
 
     Raises:
         StoreError: If there are no runs.
@@ -191,7 +199,7 @@ def _step_panel(axes: Axes, points: Sequence[Point], styles: Mapping[str, Look])
     """All lines of one victim behind one kind of diffusion."""
     by_radius = {radius: [point for point in points if point.radius == radius] for radius in styles}
     told: list[tuple[str, Look, list[Point]]] = [(CLEAN, CLEAN_LOOK, list(points))]
-    told += [(series, styles[radius], own) for radius, own in by_radius.items() for series in SERIES[1:]]
+    told += [(series, styles[radius], own) for radius, own in by_radius.items() for series in (UNAWARE, ADAPTIVE)]
     steps = sorted({0, *(point.steps or 0 for point in points)})
     places = {step: place for place, step in enumerate(steps)}
     for rank, (series, style, own) in enumerate(told):
@@ -203,6 +211,11 @@ def _step_panel(axes: Axes, points: Sequence[Point], styles: Mapping[str, Look])
             axes.errorbar(
                 levels, percent(scores), yerr=whiskers(scores, low, high), **_dress(series, style), clip_on=False
             )
+            partial = [place for place, step in enumerate(line) if series == ADAPTIVE and _is_partial(own, step)]
+            if partial:  # a line without points would have no bounds, and the layout none
+                hollow = {**_dress(PARTIAL, style), "linestyle": "none", "zorder": 4}
+                del hollow["elinewidth"]
+                axes.plot(levels[partial], np.array(percent(scores))[partial], **hollow, clip_on=False)
     axes.set_xticks(range(len(steps)), [str(step) for step in steps])
     axes.set_xlim(-0.3, len(steps) - 0.7)
     axes.set_xlabel("reverse steps n*")
@@ -211,21 +224,26 @@ def _step_panel(axes: Axes, points: Sequence[Point], styles: Mapping[str, Look])
 
 def _line(series: str, points: Sequence[Point]) -> dict[int, Summary]:
     """n* -> score, from the bare victim at 0 on; empty where no run has such a score."""
-    own = {point.steps or 0: point.scores[series] for point in points if point.scores[series] is not None}
+    names = AWARE if series in AWARE else (series,)
+    own = {point.steps or 0: point.scores[name] for name in names for point in points if point.scores[name] is not None}
     bare = next((point.bare[CLEAN if series == CLEAN else ADAPTIVE] for point in points), None)
     found: dict[int, Summary | None] = {**({0: bare} if own else {}), **own}
     return {step: score for step, score in sorted(found.items()) if score is not None}
+
+
+def _is_partial(points: Sequence[Point], steps: int) -> bool:
+    return any(point.steps == steps and point.scores[PARTIAL] is not None for point in points)
 
 
 CLEAN_LOOK = Look("#8a8a8a", (0, (1.2, 1.2)), "x", "")
 
 
 def _dress(series: str, style: Look) -> dict[str, Any]:
-    """Solid and filled where the attack was adaptive, dashed and hollow where not; clean scores dotted and grey."""
-    hollow = series == NON_ADAPTIVE
+    """Dashed where the attack was unaware of the purifier, filled where adaptive; clean scores dotted and grey."""
+    hollow = series in (UNAWARE, PARTIAL)
     return {
         "color": style.colour,
-        "linestyle": style.dashes if series == CLEAN else (0, (4, 1.8)) if hollow else "-",
+        "linestyle": style.dashes if series == CLEAN else (0, (4, 1.8)) if series == UNAWARE else "-",
         "marker": style.marker,
         "markersize": 3.8,
         "markerfacecolor": "white" if hollow else style.colour,
@@ -242,7 +260,7 @@ def _step_handles(styles: Mapping[str, Look]) -> list[Artist]:
 
     black = Look("#000000", "-", "o", "")
     dressed = {**{radius: (ADAPTIVE, style) for radius, style in styles.items()}, CLEAN: (CLEAN, CLEAN_LOOK)}
-    dressed |= {series: (series, black) for series in (NON_ADAPTIVE, ADAPTIVE)}
+    dressed |= {series: (series, black) for series in (UNAWARE, *AWARE)}
     entries: list[Artist] = []
     for label, (series, style) in dressed.items():
         look = {name: value for name, value in _dress(series, style).items() if name not in ("elinewidth", "zorder")}

@@ -112,7 +112,10 @@ def purify_run(
             "robust": of_clips(left),
             "bare_robust": {**score(without, 24)},
             "always": of_clips(max(left - 1, 0)),
-            "attacks": {"transfer": {"robust": of_clips(blind), "left": of_clips(blind), "clips": 24, "worst_for": 3}},
+            "attacks": {
+                "transfer": {"robust": of_clips(blind), "left": of_clips(blind), "clips": 24, "worst_for": 3},
+                "full-1": {"robust": of_clips(left), "left": of_clips(left), "clips": 24, "worst_for": 21},
+            },
             "label": label,
             "audit": {"violations": 0, "worst_ratio": 1.0},
             "threat": threat(radius),

@@ -23,7 +23,7 @@ from PIL import Image
 
 from robust.evaluation.occlusion import PATTERNS
 from robust.plots import saving, script
-from tests.robust import defended_stores, physical_stores, stores, table_stores
+from tests.robust import defended_stores, geometry_stores, physical_stores, stores, table_stores
 
 HERE = Path(__file__).resolve().parents[2] / "figures"
 STORED = Path(__file__).resolve().parents[1] / "fixtures" / "figures"
@@ -98,6 +98,8 @@ FIGURES: dict[str, Callable[[Path], Path]] = {
     "purification_steps": defended_stores.purifier_study,
     "purifier_bars": defended_stores.purifiers,
     "certified_curves": defended_stores.certificates,
+    "geometry": geometry_stores.small_study,
+    "geometry_scatter": geometry_stores.small_study,
 }
 KINDS = {
     "robustness_curves": "curve",
@@ -114,6 +116,8 @@ KINDS = {
     "purification_steps": "purify",
     "purifier_bars": "purify",
     "certified_curves": "certificate",
+    "geometry": "geometry",
+    "geometry_scatter": "geometry",
 }
 
 

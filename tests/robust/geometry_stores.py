@@ -64,12 +64,17 @@ def geometry_run(
 
 
 def geometry_study(
-    folder: Path, *, models: Sequence[str] = MODELS, seeds: Sequence[int] = SEEDS, slope: float = 1.0
+    folder: Path,
+    *,
+    models: Sequence[str] = MODELS,
+    defenses: Sequence[str] = DEFENSES,
+    seeds: Sequence[int] = SEEDS,
+    slope: float = 1.0,
 ) -> Path:
     """Victims MODEL-DEFENSE: geometry, an attack, noise; the measures rise with what stands the attack if slope > 0."""
     cells, listed = folder / "cells", []
     for model in models:
-        for place, defense in enumerate(DEFENSES):
+        for place, defense in enumerate(defenses):
             victim = f"{model}-{defense}"
             for seed in seeds:
                 name = f"{victim}-{seed}"
@@ -87,7 +92,7 @@ def geometry_study(
                     told = {"victim": victim, "condition": condition, "kind": kind, "data": "events", "seed": seed}
                     where = {"folder": str(run.relative_to(folder)), "key": f"{hash_of(run.name):012x}"}
                     listed.append({**told, **where, "state": "done", "error": None})
-    kin = {f"{model}-{defense}": {"model": model, "defense": defense} for model in models for defense in DEFENSES}
+    kin = {f"{model}-{defense}": {"model": model, "defense": defense} for model in models for defense in defenses}
     told = {"name": "kin", "title": "Kin", "claim": "", "check": False, "victims": kin, "cells": listed}
     write_atomically(folder / "study.json", json.dumps(told, indent=2).encode())
     return folder
@@ -149,3 +154,8 @@ def plain_study(folder: Path, runs: Sequence[Path]) -> Path:
     for run, text in kept.items():
         (run / "summary.json").write_text(text)
     return folder
+
+
+def small_study(folder: Path) -> Path:
+    """One whose measures fit on a page."""
+    return geometry_study(folder, models=("av-mid", "av-late"), defenses=("none", "pgd"), slope=0.8)

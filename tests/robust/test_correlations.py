@@ -192,7 +192,8 @@ def test_classes_are_those_of_the_records(study: StudyStore, table: pd.DataFrame
     row, coefficients, means = row_of(table, "convexity.audio.top", "pgd", "classes"), [], []
     for one in study.cells(kind="geometry"):
         (attacked,) = [c for c in study.cells(condition="pgd", victim=one.victim) if c.seed == one.seed]
-        by_class = table_of(Path(str(one.folder)), "classes").set_index(["group", "space", "measure", "label"])["value"]
+        place = ["group", "space", "measure", "label"]
+        by_class = table_of(Path(str(one.folder)), "classes").set_index(place)["value"].sort_index()
         x = by_class.loc["convexity", "audio", "top"].loc[list(stores.CLASSES)].to_numpy()
         y = attacked.records().groupby("label_name")["correct"].mean().loc[list(stores.CLASSES)].to_numpy()
         means.append((x, y))

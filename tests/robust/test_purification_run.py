@@ -214,7 +214,7 @@ def summary(name: str, steps: int | None, eps: float, *, adaptive: bool = True, 
         "data": {"name": "toys"},
         "purifier": {"name": name, "settings": {} if steps is None else {"steps": steps}},
         "adaptive": adaptive,
-        "attacks": {"transfer": {"robust": score(0.6)}},
+        "attacks": {"transfer": {"robust": score(0.6)}, "full-1": {"robust": None}},
         "threat": {"audio": {"norm": "linf", "radius": eps, "unit": "amplitude"}},
         "clean": score(0.9),
         "robust": score(robust),
@@ -237,7 +237,11 @@ def test_lines_over_steps_are_where_their_numbers_are() -> None:
     np.testing.assert_allclose(solid, [[10, 20, 20, 20]] * 2)
     hollow = [drawn for (style, face, colour), drawn in lines.items() if face == "white"]
     np.testing.assert_allclose(hollow, [[10, 60, 60, 60]] * 2)
-    assert all(line.get_linestyle() != "-" for line in mel.lines)  # what was not adaptive is not drawn as if it were
+    hollow = [line for line in mel.lines if line.get_linestyle() == "None"]
+    assert [line.get_markerfacecolor() for line in hollow] == ["white"]  # not adaptive, and not drawn as if it were
+    np.testing.assert_allclose([line.get_ydata() for line in hollow], [[50]])
+    alone = {**summary("mel:3", 3, 0.001, adaptive=False), "attacks": {"transfer": {"robust": runs[0]["robust"]}}}
+    assert [name for name, one in point_of(alone).scores.items() if one] == ["clean", "unaware attack"]
     with pytest.raises(StoreError, match="reverse steps"):
         draw_steps([point_of(summary("median:3", None, 0.001))])
 
@@ -247,7 +251,7 @@ def test_bars_of_purifiers() -> None:
     (axes,) = draw_purifiers(list(map(point_of, runs))).axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["no defense", "median:3", "gate"]
     widths = sorted((round(bar.get_y() + bar.get_height() / 2), bar.get_width()) for bar in axes.patches)
-    np.testing.assert_allclose(widths, [(0, 10), (0, 95), (1, 20), (1, 60), (1, 90), (2, 50), (2, 90)])
+    np.testing.assert_allclose(widths, [(0, 10), (0, 95), (1, 20), (1, 60), (1, 90), (2, 50), (2, 60), (2, 90)])
     with pytest.raises(StoreError, match="no run"):
         draw_purifiers([])
 
@@ -266,8 +270,9 @@ def test_a_curve_is_a_point_at_each_radius_with_its_own_label() -> None:
     assert [(point.purifier, point.family) for point in found] == [("waveform:3", "waveform")] * 2
     assert [point.radius for point in found] == ["L∞ 10⁻³", "L∞ 2·10⁻³"]
     adaptive, other = (point.scores for point in found)
-    assert [one and one["score"] for one in adaptive.values()] == [0.9, 0.6, 0.3]
-    assert [one and one["score"] for one in other.values()] == [0.9, 0.3, None]
+    assert [one and one["score"] for one in adaptive.values()] == [0.9, 0.6, None, 0.3]
+    assert [one and one["score"] for one in other.values()] == [0.9, 0.6, 0.3, None]
     (axes,) = draw_steps(found).axes
-    solid = [line for line in axes.lines if line.get_linestyle() == "-"]
-    assert len(solid) == 1, "the larger radius was not attacked adaptively"
+    hollow = [line for line in axes.lines if line.get_linestyle() == "None"]
+    assert len(hollow) == 1, "the larger radius was not attacked adaptively"
+    assert hollow[0].get_markerfacecolor() == "white"
