@@ -131,6 +131,8 @@ def prelude(page: str, folder: Path) -> dict[str, Any]:
     if page == "purifiers":
         data = robust.load_data("events", limit=4)
         return {"robust": robust, "victim": wrapped(data.labels, seconds=1.0), "data": data}
+    if page == "geometry":
+        return {"victim": robust.load_victim("m3"), "data": robust.load_data("events", limit=32)}
     return {}
 
 
