@@ -15,11 +15,8 @@ from attacks.losses import Goal
 from attacks.pgd import PGD, pgd
 from attacks.threat import Ball
 from defenses.defense import Defense, DefenseSettings, load_defense
-from defenses.fast import CatastrophicOverfitting
+from defenses.fast import CatastrophicOverfitting, one_step
 from defenses.training import Augmentation, Learner, Recipe, TrainingBatch
-
-ONE_STEP = PGD(steps=1, schedule="constant", rel_step=1.0, random_start=False, keep="last", stop_when_broken=False)
-"""FGSM: next to PGD it tells the catastrophic overfitting of one-step training (Wong et al. 2020)."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,8 @@ class Classifier(Learner):
         """Augment, and the loss as the defense has it."""
         inputs, targets = batch
         # A batch that comes several times is heard the same each time: what is learnt of it is carried over.
-        turn = self.global_step // self.defense.replays
-        generator = torch.Generator().manual_seed(self._seed(turn))
+        others = (self.global_rank,) if self.global_rank else ()
+        generator = self.generator(*others, replays=self.defense.replays)
         changed = {
             name: self.augmentations[name](value, generator) if name in self.augmentations else value
             for name, value in inputs.items()
@@ -86,10 +83,6 @@ class Classifier(Learner):
         loss = self.defense.loss(self, changed, targets, generator)
         self.log("loss", loss.detach(), batch_size=len(targets))
         return loss
-
-    def _seed(self, turn: int) -> int:
-        names = (self.recipe.seed, turn) if self.global_rank == 0 else (self.recipe.seed, turn, self.global_rank)
-        return hash(names) & (2**63 - 1)
 
     def on_after_backward(self) -> None:
         """Tells the defense that gradients are there."""
@@ -121,16 +114,15 @@ class Classifier(Learner):
             return
         left = self.watched.clips - sum(len(logits) for logits, _ in self.seen.get("robust", ()))
         if left > 0:
-            some = {name: value[:left] for name, value in inputs.items()}
-            self._see("robust", self._attacked(some, targets[:left], PGD(steps=self.watched.steps)), targets[:left])
-            self._see("one-step", self._attacked(some, targets[:left], ONE_STEP), targets[:left])
+            self._attack({name: value[:left] for name, value in inputs.items()}, targets[:left], self.watched)
 
-    def _attacked(self, inputs: dict[str, Tensor], targets: Tensor, config: PGD) -> Tensor:
-        assert self.watched is not None
-        goal = Goal(targets if self.multilabel else targets.argmax(dim=1))
-        found = pgd(self.victim, inputs, goal, self.watched.threat, config=config)
-        logits: Tensor = self(found.inputs)
-        return logits
+    def _attack(self, inputs: dict[str, Tensor], targets: Tensor, how: RobustValidation) -> None:
+        """Collects logits of clips under PGD, and under FGSM: the two part where one-step training overfits."""
+        goal = Goal(targets if self.multilabel else targets.argmax(dim=1), reference=targets)
+        found = pgd(self.victim, inputs, goal, how.threat, config=PGD(steps=how.steps))
+        self._see("robust", self(found.inputs), targets)
+        quick, _ = one_step(self.victim, inputs, goal, how.threat)
+        self._see("one-step", self(quick), targets)
 
     def _see(self, name: str, logits: Tensor, targets: Tensor) -> None:
         self.seen.setdefault(name, []).append((logits.detach().float().cpu(), targets.cpu()))

@@ -52,17 +52,18 @@ class SpecAugment:
     def _keep(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """Bool (B, frames, bands), false inside the blocks."""
         count, frames, bands = features.shape
-        time = self._outside(count, frames, self.time_share, generator)[:, :, None]
-        frequency = self._outside(count, bands, self.frequency_share, generator)[:, None]
-        return (time & frequency).to(features.device)
-
-    def _outside(self, count: int, length: int, share: float, generator: torch.Generator) -> Tensor:
-        """Bool (B, length), false inside the stripes."""
-        size = (count, self.stripes, 1)
-        widths = torch.randint(0, int(share * length) + 1, size, generator=generator)
-        starts = (torch.rand(size, generator=generator) * (length - widths + 1)).long()
-        place = torch.arange(length)
-        return ~((place >= starts) & (place < starts + widths)).any(dim=1)
+        time = outside_stripes(count, frames, int(self.time_share * frames), self.stripes, generator)
+        frequency = outside_stripes(count, bands, int(self.frequency_share * bands), self.stripes, generator)
+        return (time[:, :, None] & frequency[:, None]).to(features.device)
 
 
-__all__ = ["SpecAugment"]
+def outside_stripes(count: int, length: int, widest: int, stripes: int, generator: torch.Generator) -> Tensor:
+    """Bool (count, length), false inside random stripes, as many for each row, of widths uniform in 0..widest."""
+    size = (count, stripes, 1)
+    widths = torch.randint(0, min(widest, length) + 1, size, generator=generator)
+    starts = (torch.rand(size, generator=generator) * (length - widths + 1).float()).long()
+    place = torch.arange(length)
+    return ~((place >= starts) & (place < starts + widths)).any(dim=1)
+
+
+__all__ = ["SpecAugment", "outside_stripes"]

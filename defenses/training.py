@@ -91,9 +91,10 @@ class Learner(lightning.LightningModule):
         kept = checkpoint["learner"]
         self.best, self.seconds_before = tuple(kept["best"]), kept["seconds"]
 
-    def generator(self, *names: int) -> torch.Generator:
-        """For the randomness of the present step."""
-        return torch.Generator().manual_seed(hash((self.recipe.seed, self.global_step, *names)) & (2**63 - 1))
+    def generator(self, *names: int, replays: int = 1) -> torch.Generator:
+        """For the randomness of the present step; the same in so many steps in a row."""
+        step = self.global_step // replays
+        return torch.Generator().manual_seed(hash((self.recipe.seed, step, *names)) & (2**63 - 1))
 
     def progress(self) -> float:
         """Share of the training that is over, by steps or by the clock, whichever is further."""
@@ -181,9 +182,9 @@ def fit(
         **trainer_options,
     )
     state = folder / f"{LAST}.ckpt"
-    trainer.fit(
-        learner, training, validation, ckpt_path=state if resume and state.is_file() else None, weights_only=True
-    )
+    begun = state if resume and state.is_file() else None
+    with torch.random.fork_rng():  # dropout knows no generator but torch's global one
+        trainer.fit(learner, training, validation, ckpt_path=begun, weights_only=True)
     if not best.best_model_path:  # a limit came before the first epoch's end
         trainer.validate(learner, validation, verbose=False)
     else:

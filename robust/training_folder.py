@@ -82,7 +82,7 @@ def _compare(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) ->
     if differing:
         raise StoreError(
             f"The training in {folder} was begun with other settings ({', '.join(differing)}). Go on with the same, or "
-            "train without --resume to begin anew."
+            "remove that folder to begin anew."
         )
 
 

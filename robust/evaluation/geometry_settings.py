@@ -77,6 +77,12 @@ class GeometrySettings:
         for name in self.groups:
             if name not in GROUPS:
                 raise DataError(unknown("group of measures", name, GROUPS))
+        if self.sharpness_batch < 1:
+            raise DataError(f"Batches of m-sharpness hold 1 clip or more; given {self.sharpness_batch}.")
+        if not isinstance(self.linearity_eps, Mapping | None):
+            raise DataError(
+                f'linearity_eps takes radii by modality, e.g. {{"audio": 0.001}}; given {self.linearity_eps!r}.'
+            )
 
 
 @dataclass(frozen=True)

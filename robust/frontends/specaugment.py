@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from defenses.specaugment import outside_stripes
+
 
 class SpecAugment(nn.Module):
     """Blanks `stripes` random blocks along time and as many along frequency, for each example; training mode only.
@@ -34,15 +36,6 @@ class SpecAugment(nn.Module):
         if not self.training:
             return features
         batch, frames, mels = features.shape
-        time = self._keep(batch, frames, self.time_width).unsqueeze(2)
-        freq = self._keep(batch, mels, self.freq_width).unsqueeze(1)
+        time = outside_stripes(batch, frames, self.time_width, self.stripes, self.generator).unsqueeze(2)
+        freq = outside_stripes(batch, mels, self.freq_width, self.stripes, self.generator).unsqueeze(1)
         return features * (time & freq).to(features)
-
-    def _keep(self, batch: int, length: int, width: int) -> Tensor:
-        """Bool (batch, length), false inside the blocks."""
-        size = (batch, self.stripes, 1)
-        widths = torch.randint(0, min(width, length) + 1, size, generator=self.generator)
-        places = (length - widths + 1).float()
-        starts = (torch.rand(size, generator=self.generator) * places).long()
-        positions = torch.arange(length)
-        return ~((positions >= starts) & (positions < starts + widths)).any(dim=1)

@@ -14,8 +14,8 @@ from robust.plots.style import modality_word
 from robust.study.correlation_files import SYMBOLS, measure_name, read_correlations
 from robust.study.correlations import PRIMARY, correlate, strongest
 from robust.study.kinship import UNDEFENDED
-from robust.study.points import MEASURE, SUBJECT, Points, class_points, read_table, victim_points
-from robust.study.store import CellRun, StudyStore
+from robust.study.points import MEASURE, SUBJECT, Points, class_points, victim_points
+from robust.study.store import CellRun, StudyStore, read_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from robust.plots.geometry_cells import (
 from robust.plots.saving import rendered
 from robust.report.formats import Shown, count, number, p_value
 from robust.report.reading import Run
-from robust.study.points import read_table
+from robust.study.store import read_table
 
 if TYPE_CHECKING:
     import pandas as pd

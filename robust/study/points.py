@@ -6,7 +6,6 @@ point, while the seeds of a training are as many points.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from robust.evaluation.sweeps import SWEEPS
 from robust.metrics.multilabel import class_table
 from robust.study.claims import Term
 from robust.study.kinship import UNDEFENDED
-from robust.study.store import CellRun, StudyStore
+from robust.study.store import CellRun, StudyStore, read_table
 from robust.study.values import Values
 
 if TYPE_CHECKING:
@@ -75,21 +74,6 @@ def class_points(study: StudyStore) -> Points:
         StoreError: As above; a run without records is left out, and told.
     """
     return _points(study, _class_measures, _class_scores, ("label",))
-
-
-def read_table(cell: CellRun, name: str) -> pd.DataFrame:
-    """`table`, `classes` or `clips` of a run of `robust geometry`.
-
-    Raises:
-        StoreError: If it is not there or cannot be read.
-    """
-    import pandas as pd
-
-    path = cell.folder / f"{name}.parquet"
-    try:
-        return pd.read_parquet(io.BytesIO(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}.") from error
 
 
 def _points(
@@ -225,4 +209,4 @@ def _has_records(cell: CellRun) -> bool:
     return (folder / "records").is_dir() or (cell.folder / "levels").is_dir()
 
 
-__all__ = ["KINDS", "MEASURE", "NUMBER", "SUBJECT", "Points", "class_points", "read_table", "victim_points"]
+__all__ = ["KINDS", "MEASURE", "NUMBER", "SUBJECT", "Points", "class_points", "victim_points"]

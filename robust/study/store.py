@@ -161,3 +161,18 @@ def _json(path: Folder) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise StoreError(f"{path} holds no JSON object.")
     return told
+
+
+def read_table(cell: CellRun, name: str) -> pd.DataFrame:
+    """`table`, `classes` or `clips` of a run of `robust geometry`.
+
+    Raises:
+        StoreError: If it is not there or cannot be read.
+    """
+    import pandas as pd
+
+    path = cell.folder / f"{name}.parquet"
+    try:
+        return pd.read_parquet(io.BytesIO(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}.") from error

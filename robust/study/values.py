@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from robust.evaluation.purifier_versions import UNPERTURBED
 from robust.evaluation.radius_search import DECIBELS, level_at
 from robust.evaluation.store import Store
 from robust.study.claims import AIR, GEOMETRY, Term
-from robust.study.store import CellRun
+from robust.study.store import CellRun, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,16 +116,15 @@ class Values:
         group, space, name = measure.split(".")
         classes = self._table(cell, "classes")
         own = classes[(classes["group"] == group) & (classes["space"] == space) & (classes["measure"] == name)]
-        return np.asarray(own["value"], dtype=np.float64)
+        # Victims may have their classes in other orders.
+        return np.asarray(own.sort_values("label")["value"], dtype=np.float64)
 
     def _table(self, cell: CellRun, name: str) -> pd.DataFrame:
         """A table of a geometry run."""
-        import pandas as pd
-
-        path = cell.folder / f"{name}.parquet"
-        if path not in self._records:
-            self._records[path] = pd.read_parquet(io.BytesIO(path.read_bytes()))
-        return self._records[path]
+        place = cell.folder / name
+        if place not in self._records:
+            self._records[place] = read_table(cell, name)
+        return self._records[place]
 
     def _behind(self, cell: CellRun, term: Term) -> NDArray[np.float64]:
         """(N,) the share of draws in which each clip stands behind a purifier, or whether it does without."""

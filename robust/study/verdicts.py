@@ -223,6 +223,8 @@ def _test_geometry(asked: Verdict, question: Question, values: Values) -> Verdic
         right = values.by_clip(question.right, question.data)
     else:
         right = np.full_like(left, question.right)
+    if left.shape != right.shape:
+        return replace(asked, reason="the two victims do not know the same classes")
     known = ~np.isnan(left + right).any(axis=1)
     if not known.any():
         return replace(asked, reason="no clip or class has that number on both sides")

@@ -122,7 +122,7 @@ def test_a_training_is_not_resumed_with_other_settings(tones: Path, tmp_path: Pa
     folder = tmp_path / "m5.training"
     folder.mkdir()
     (folder / "settings.json").write_text(json.dumps({"model": "m18"}))
-    with pytest.raises(StoreError, match=r"other settings.*without --resume"):
+    with pytest.raises(StoreError, match=r"other settings.*remove that folder"):
         trained(tones, tmp_path / "m5", "none", resume=True)
 
 

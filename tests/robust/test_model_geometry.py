@@ -135,6 +135,8 @@ def test_curvature(data) -> None:
         ({"neighbour": 3}, "neighbours"),
         ({"neighbours": "many"}, "neighbours takes"),
         ({"groups": ()}, "Name a group"),
+        ({"sharpness_batch": 0}, "1 clip or more"),
+        ({"linearity_eps": 0.1}, "by modality"),
     ],
 )
 def test_settings_that_cannot_be(given, message: str) -> None:

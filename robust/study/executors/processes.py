@@ -9,6 +9,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from multiprocessing import active_children, parent_process
 from multiprocessing.context import BaseContext, SpawnProcess
@@ -35,6 +36,7 @@ from robust.study.executors.worker import THREAD_VARIABLES, cores, environment, 
 
 _RENEWALS = 3
 """Pools in a row that may break before one of their jobs ends."""
+_FAREWELL_SECONDS = 10.0
 
 _Handle: TypeAlias = "Future[Outcome]"
 
@@ -65,6 +67,7 @@ class Processes:
         pool = _Pool(min(self.workers, len(jobs)))
         try:
             yield from drive(pool, jobs, work, poll)
+            pool.finish()
         finally:
             pool.stop()
 
@@ -116,6 +119,12 @@ class _Pool:
                 'them does its work outside `if __name__ == "__main__":`. The executor `local` needs no workers.'
             )
         self.pool = self._open()
+
+    def finish(self) -> None:
+        """Lets idle workers go, and one that still starts: stopped then, it would print a traceback."""
+        self.pool.close()
+        with suppress(TimeoutError):
+            self.pool.join(_FAREWELL_SECONDS)
 
     def stop(self) -> None:
         """Ends all workers at once, whatever they do."""
