@@ -154,7 +154,8 @@ def _measure_panel(axes: Axes, own: Sequence[Interval], rows: Sequence[str], sty
     axes.grid(axis="y", color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)
     unit = UNITS.get(own[0].measure)
-    axes.set_xlabel(_wrapped(measure_words(own[0].measure) + (f" ({unit})" if unit else ""), 22))
+    words = measure_words(own[0].measure) + (f" ({unit})" if unit else "")
+    axes.set_xlabel(_wrapped(words, 16))  # narrow: a power of ten stands on the right
     axes.set_title(own[0].panel)
     if not logarithmic:
         _few_ticks(axes.xaxis, 4)
@@ -260,10 +261,20 @@ def _scaled(axes: Axes, values: Floats) -> bool:
 
 
 def _few_ticks(axis: Axis, most: int) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
     axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: number(round(value, 12))))
+
+    class OnePower(ScalarFormatter):
+        """As many digits as tell ticks apart, and one power of ten for all of them."""
+
+        def get_offset(self) -> str:
+            told = super().get_offset().replace("−", "-")  # "1e-3", or nothing
+            return f"× {number(float(told))}" if told else ""
+
+    formatter = OnePower(useOffset=False)
+    formatter.set_powerlimits((-2, 4))
+    axis.set_major_formatter(formatter)
 
 
 def _wrapped(words: str, width: int) -> str:
