@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
 from pathlib import Path
@@ -67,7 +66,7 @@ def air(
         data, split=split, root=root, limit=1 if check else limit, **options.data_options(fold, data_option)
     )
     name = Path(channel).stem
-    folder = out or Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-air-{victim.spec.name}-{data}-{name}"
+    folder = out or options.new_run("air", victim.spec.name, data, name)
     run = measure(
         victim,
         chosen,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
 from pathlib import Path
@@ -168,7 +167,7 @@ def attack(
 
 def _folder(what: str, victim: Victim, data: Dataset, how: str) -> Path:
     """Where a run goes unless told."""
-    return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{what}-{victim.spec.name}-{data.name}-{how}"
+    return options.new_run(what, victim.spec.name, data.name, how)
 
 
 def _scale(text: str | None) -> dict[str, float] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
 from pathlib import Path
@@ -66,7 +65,7 @@ def certify(
     chosen = load_data(
         data, split=split, root=root, limit=1 if check else limit, **options.data_options(fold, data_option)
     )
-    folder = out or Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-certify-{victim.spec.name}-{data}"
+    folder = out or options.new_run("certify", victim.spec.name, data)
     run = measure(
         victim,
         chosen,

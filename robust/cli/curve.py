@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
 from pathlib import Path
@@ -81,7 +80,7 @@ def curve(
             raise typer.BadParameter(f"{option} is given twice with the same value: {', '.join(given)}")
     levels = _levels(eps, norms)
     factors = threats.by_modality(scale, "--scale")
-    folder = out or Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-curve"
+    folder = out or options.new_run("curve")
     lines = [
         (name, asked, axis)
         for name, victim in victims.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
 from pathlib import Path
@@ -73,7 +72,7 @@ def noise(
     )
     for victim in victims.values():
         check_noise(victim, chosen, asked, severities, purify)  # all before the first is measured
-    folder = out or Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-noise"
+    folder = out or options.new_run("noise")
     settings: dict[str, Any] = {"cache_gib": cache_gib, "seed": seed, "resume": resume}
     theirs = None
     if reference is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,6 +47,16 @@ def named_models(models: list[str], weights: list[str] | None) -> dict[str, tupl
             raise typer.BadParameter(f"--model {model} is given twice with the same weights")
         found[name] = (model, own)
     return found
+
+
+def new_run(*words: str) -> Path:
+    """Where a run goes unless told: runs/TIME-WORDS, numbered where the second has one of that name already."""
+    name = "-".join([f"{datetime.datetime.now():%Y%m%d-%H%M%S}", *words])
+    folder, others = Path("runs") / name, 1
+    while folder.exists():
+        others += 1
+        folder = folder.with_name(f"{name}-{others}")
+    return folder
 
 
 def hiding(steps: int, check: bool) -> Inaudible | None:

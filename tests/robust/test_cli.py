@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ import pytest
 import soundfile
 import torch
 
-from robust.cli import main
+from robust.cli import main, options
 from robust.data import RangeWarning
 
 RATE = 8000
@@ -531,3 +532,20 @@ def test_universal_refuses_a_full_folder_before_it_fits(run: Run, tmp_path: Path
     assert code == 2
     assert "holds something already" in errors
     assert [path.name for path in taken.iterdir()] == ["note.txt"]
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(datetime.datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime.datetime:
+            return cls(2026, 11, 22, 9, 5, 7)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(options.datetime, "datetime", Stopped)
+    names = []
+    for _ in range(3):
+        folder = options.new_run("certify", "ast", "events")
+        folder.mkdir(parents=True)
+        names.append(folder.name)
+    first = "20261122-090507-certify-ast-events"
+    assert names == [first, f"{first}-2", f"{first}-3"]
