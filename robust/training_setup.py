@@ -24,6 +24,8 @@ from robust.victims.registry import VictimEntry
 
 PRECISIONS: Mapping[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 """Ours -> Lightning's."""
+KEPT_BYTES = 2**30
+"""Clips that a training keeps in memory, decoded: an epoch of a small network costs less than decoding anew."""
 
 
 def loader(
@@ -113,30 +115,49 @@ class Replayed:
         return self.times * len(self.batches)
 
 
-class _Clips(torch.utils.data.Dataset[tuple[dict[str, Tensor], Tensor]]):
-    """A data set as training wants it: inputs and label weights."""
+_Item = tuple[dict[str, Tensor], Tensor]
+
+
+class _Clips(torch.utils.data.Dataset[_Item]):
+    """A data set as training wants it: inputs and label weights, each clip decoded once while there is room to keep it.
+
+    Batches are copies (`collate`), so that what is done to one leaves the kept clips alone.
+    """
 
     def __init__(self, data: Dataset, spec: VictimSpec) -> None:
         self.data, self.spec = data, spec
+        self._kept: dict[int, _Item] = {}
+        self._room = KEPT_BYTES
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
-        return self._item(self.data.clip(index, self.spec))
+    def __getitem__(self, index: int) -> _Item:
+        return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[dict[str, Tensor], Tensor]]:
-        """A whole batch, decoded on all cores."""
-        return [self._item(clip) for clip in read_clips(self.data, self.spec, indices)]
+    def __getitems__(self, indices: list[int]) -> list[_Item]:
+        """A whole batch; what is not kept is decoded on all cores."""
+        missing = [index for index in dict.fromkeys(indices) if index not in self._kept]
+        read = {}
+        for index, clip in zip(missing, read_clips(self.data, self.spec, missing), strict=True):
+            read[index] = self._item(clip)
+            self._keep(index, read[index])
+        return [read[index] if index in read else self._kept[index] for index in indices]
 
-    def _item(self, clip: Clip) -> tuple[dict[str, Tensor], Tensor]:
+    def _keep(self, index: int, item: _Item) -> None:
+        size = sum(tensor.nbytes for tensor in (*item[0].values(), item[1]))
+        if size <= self._room:
+            self._kept[index] = item
+            self._room -= size
+
+    def _item(self, clip: Clip) -> _Item:
         label = clip.label
         if label.ndim == 0:
             return clip.inputs, functional.one_hot(label, len(self.spec.labels)).float()
         return clip.inputs, label.float()
 
     @staticmethod
-    def collate(items: list[tuple[dict[str, Tensor], Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
+    def collate(items: list[_Item]) -> _Item:
         names = items[0][0].keys()
         inputs = {name: torch.stack([item[0][name] for item in items]) for name in names}
         return inputs, torch.stack([item[1] for item in items])

@@ -54,7 +54,10 @@ class Defended(Strict):
 
 
 class Training(Strict):
-    """How a victim is trained where its weights are not there yet; see `robust train`."""
+    """How a victim is trained where its weights are not there yet; see `robust train`.
+
+    `clips` may be a mapping by data set of the study; those that it leaves out have their usual number.
+    """
 
     epochs: int | None = Field(None, ge=1)
     max_steps: int | None = Field(None, ge=1)
@@ -65,7 +68,7 @@ class Training(Strict):
     init: str | None = None
     half: bool = False
     patience: int | None = Field(None, ge=1)
-    clips: int | None = Field(None, ge=1)
+    clips: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] | None = None
     augment: list[str] = []
     config: dict[str, Any] = {}
     defense: Defended | None = None

@@ -154,9 +154,12 @@ def _victim(study: Study, source: Source, name: str, data: str, seed: int, check
     What a smoke run trains goes into files of its own, since one step is no training.
     """
     entry = study.victims[name]
-    for where in entry.weights if isinstance(entry.weights, dict) else ():
-        if where not in study.data:
-            raise source.error(("victims", name, "weights", where), unknown("data set of the study", where, study.data))
+    by_data = {("weights",): entry.weights, ("train", "clips"): entry.train and entry.train.clips}
+    for key, given in by_data.items():
+        for where in given if isinstance(given, dict) else ():
+            if where not in study.data:
+                told = unknown("data set of the study", where, study.data)
+                raise source.error(("victims", name, *key, where), told)
     weights = entry.weights.get(data) if isinstance(entry.weights, dict) else entry.weights
     if weights is not None:
         try:
@@ -167,7 +170,11 @@ def _victim(study: Study, source: Source, name: str, data: str, seed: int, check
             raise source.error(("victims", name, "weights"), told) from error
         if check and entry.train is not None and not Path(weights).is_file():
             weights = str(Path(weights).with_suffix(".check.safetensors"))
-    train = None if entry.train is None or weights is None else entry.train.model_dump(mode="json")
+    train = None
+    if entry.train is not None and weights is not None:
+        train = entry.train.model_dump(mode="json")
+        if isinstance(entry.train.clips, dict):
+            train["clips"] = entry.train.clips.get(data)
     return {"model": entry.model or name, "weights": weights, "train": train}
 
 

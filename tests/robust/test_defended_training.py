@@ -15,13 +15,15 @@ import pytest
 import soundfile
 import torch
 
+from robust import training_setup
 from robust.api import attack
 from robust.data import load_data
 from robust.errors import DataError, RobustError, StoreError
 from robust.training import default_recipe, train, with_limits
 from robust.training_defense import TrainingDefense
-from robust.training_setup import EpochOrder, Replayed
+from robust.training_setup import EpochOrder, Replayed, loader
 from robust.victims.checkpoints import read_safetensors
+from robust.victims.registry import build_victim
 
 RATE = 8000
 CONFIG = {"sample_rate": RATE, "clip_seconds": 0.1, "width": 0.1}
@@ -180,3 +182,19 @@ def test_replays_give_each_batch_so_often() -> None:
 
     assert list(Replayed(Batches("ab"), 3)) == list("aaabbb")
     assert len(Replayed(Batches("ab"), 3)) == 6
+
+
+@pytest.mark.parametrize("room", [2**30, 3 * 4 * 800, 0])
+def test_clips_are_decoded_once_while_there_is_room(tones: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    monkeypatch.setattr(training_setup, "KEPT_BYTES", room)
+    data = load_data("folder", split="test", root=tones)
+    spec = build_victim("m5", labels=data.labels, **CONFIG).spec
+    read: list[int] = []
+    clip = data.clip
+    monkeypatch.setattr(data, "clip", lambda index, spec: [read.append(index), clip(index, spec)][1])
+    batches = loader(data, spec, 3, shuffled=False, seed=0)
+    first = [(inputs["audio"].clone(), inputs["audio"].zero_()) for inputs, _ in batches]
+    again = [inputs["audio"] for inputs, _ in batches]
+    assert all(torch.equal(before, after) for (before, _), after in zip(first, again, strict=True))
+    kept = room // (4 * 800 + 4 * len(data.labels))
+    assert len(read) == len(data) + max(len(data) - kept, 0)

@@ -121,6 +121,11 @@ MISTAKES = {
     "option of data": ("set: folder", "options: {fodl: 1}, set: folder", ["'fodl'", "Did you mean 'fold'?"]),
     "root": ("root: recordings", "root: records", ["records", "does not exist"]),
     "clips": ("set: folder", "limit: 1000, set: folder", ["1000"]),
+    "clips of no data set": (
+        '"mine.py:other"}',
+        "m5, weights: new.safetensors, train: {clips: {red: 100}}}",
+        ["Unknown data set of the study 'red'", "Did you mean 'rec'?"],
+    ),
     "pattern": ("first-half", "first-halve", ["Unknown pattern", "Did you mean 'first-half'?"]),
     "sweep": ("against: noise", "against: noies", ["Unknown sweep 'noies'", "Did you mean 'noise'?"]),
     "loss": ("eps: 0.02", "loss: margn", ["Unknown loss 'margn'", "Did you mean 'margin'?"]),
