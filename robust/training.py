@@ -24,32 +24,12 @@ from robust.training_setup import PRECISIONS, checkpoint_path, loader, quiet_lig
 from robust.types import Dataset
 from robust.victims.base import Victim
 from robust.victims.checkpoints import round_to_half, save_checkpoint
-from robust.victims.fusion import MEETINGS
 from robust.victims.loading import find_device
 from robust.victims.registry import build_victim, victim_entry
 
 if TYPE_CHECKING:
     from defenses.classifier import Classifier
     from defenses.training import Augmentation, Recipe
-
-FRAME_LEVEL = ("cnn-transformer", *(f"av-{meeting}" for meeting in MEETINGS))
-FRAME_LEVEL_RECIPE: Mapping[str, Any] = {
-    "epochs": 8,
-    "learning_rate": 1e-3,  # av-audio on avdigits, validation: 83 %, against 73 % at 2e-3 and 34 % at 4e-3
-    "weight_decay": 0.01,
-    "mixup_alpha": 0.0,
-}
-"""One recipe for all that are compared with one another."""
-
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "ast": {"learning_rate": 1e-3, "mixup_alpha": 0.0},
-    "cnn14": {"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.2},
-    "frames": {"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.1},
-    "wakeword": {"epochs": 18, "learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.0},
-    **dict.fromkeys(FRAME_LEVEL, FRAME_LEVEL_RECIPE),
-}
-"""What differs from the default recipe, by model; raw-waveform networks share `WAVEFORM_RECIPE`."""
-WAVEFORM_RECIPE: Mapping[str, Any] = {"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.2}
 
 
 @dataclass(frozen=True)
@@ -73,7 +53,7 @@ def default_recipe(model: str) -> Recipe:
     """The recipe of a registered victim."""
     from defenses.training import Recipe
 
-    return Recipe(**RECIPES.get(model, WAVEFORM_RECIPE))
+    return Recipe(**victim_entry(model).recipe)
 
 
 def train(

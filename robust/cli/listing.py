@@ -3,37 +3,90 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 from robust.cli import options
 
 
 def victims(as_json: options.Json = False) -> None:
-    """Models that can be attacked by name."""
-    from robust.victims import list_victims
-    from robust.victims.checkpoints import read_card
+    """Models that can be attacked by name: what they are, how good, and how they were held against their source."""
+    from robust.victims import list_open, list_victims
     from robust.victims.loading import embedded_weights
 
-    rows = []
-    for entry in list_victims():
-        path = embedded_weights(entry.name)
-        card = read_card(path) if path.is_file() else {}
-        rows.append(
-            {
-                "name": entry.name,
-                "summary": entry.summary,
-                "parameters": card.get("parameters"),
-                "embedded": card.get("data", {}).get("name"),
-                "clean": card.get("clean"),
-                "loads_upstream": entry.pretrained is not None,
-            }
-        )
+    rows = [
+        {
+            "name": entry.name,
+            "family": entry.family,
+            **_of_card(embedded_weights(entry.name)),
+            "parity": entry.parity,
+            "loads_upstream": entry.pretrained is not None,
+            "summary": entry.summary,
+        }
+        for entry in list_victims()
+    ]
+    rows += [
+        {
+            "name": f"{entry.prefix}:{entry.argument}",
+            "family": entry.family,
+            **_of_card(None),
+            "parity": entry.parity,
+            "loads_upstream": True,
+            "summary": entry.summary,
+        }
+        for entry in list_open()
+    ]
     if as_json:
         print(json.dumps(rows, indent=2))
-        return
+    else:
+        _print_table(rows)
+
+
+def _of_card(weights: Path | None) -> dict[str, Any]:
+    """What the card of embedded weights tells."""
+    from robust.victims.checkpoints import read_card
+
+    card = read_card(weights) if weights is not None and weights.is_file() else {}
+    return {
+        "parameters": card.get("parameters"),
+        "modalities": card.get("modalities"),
+        "sample_rate": card.get("sample_rate"),
+        "embedded": card.get("data", {}).get("name"),
+        "clean": card.get("clean"),
+    }
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    """A line for each victim; what it is in words stands in the JSON."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading, justify in (
+        ("name", "left"),
+        ("family", "left"),
+        ("parameters", "right"),
+        ("modalities", "left"),
+        ("Hz", "right"),
+        ("clean", "left"),
+        ("parity", "left"),
+    ):
+        table.add_column(heading, justify=justify, no_wrap=heading == "name")  # type: ignore[arg-type]
     for row in rows:
-        clean = row["clean"]
-        told = f"{row['embedded']} {100 * clean['score']:.1f} %" if clean else "no embedded weights"
-        print(f"{row['name']:15} {told:22} {row['summary']}")
+        clean = f"{100 * row['clean']['score']:.1f} % ({row['embedded']})" if row["clean"] else "-"
+        table.add_row(
+            row["name"],
+            row["family"],
+            f"{row['parameters']:,}" if row["parameters"] else "-",
+            ", ".join(row["modalities"] or ["-"]),
+            str(row["sample_rate"] or "-"),
+            clean,
+            row["parity"] or "none",
+        )
+    console = Console()
+    console = console if console.is_terminal else Console(width=200)
+    console.print(table)
 
 
 def data(as_json: options.Json = False) -> None:

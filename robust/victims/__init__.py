@@ -9,6 +9,15 @@ from robust.victims import raw_waveform as raw_waveform
 from robust.victims import wakeword as wakeword
 from robust.victims.base import Victim
 from robust.victims.loading import load_victim
-from robust.victims.registry import build_victim, list_victims, register, victim_entry
+from robust.victims.registry import build_victim, list_open, list_victims, register, register_open, victim_entry
 
-__all__ = ["Victim", "build_victim", "list_victims", "load_victim", "register", "victim_entry"]
+__all__ = [
+    "Victim",
+    "build_victim",
+    "list_open",
+    "list_victims",
+    "load_victim",
+    "register",
+    "register_open",
+    "victim_entry",
+]

@@ -298,7 +298,10 @@ def _first_line(error: Exception) -> str:
 @register(
     "ast",
     summary="Audio Spectrogram Transformer (Gong 2021), transformers' encoder; any Hugging Face AST checkpoint loads",
+    family="transformer",
+    parity="transformers itself (living reference)",
     small=SMALL,
+    recipe={"learning_rate": 1e-3, "mixup_alpha": 0.0},
     pretrained=load_ast,
 )
 def build_ast(*, labels: tuple[str, ...], task: Task = "multiclass", **config: Any) -> Victim:

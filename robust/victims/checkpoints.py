@@ -45,6 +45,8 @@ def save_checkpoint(victim: Victim, path: Path, card: Mapping[str, Any], *, half
         "config": victim.config,
         "labels": list(victim.spec.labels),
         "task": victim.spec.task,
+        "modalities": list(victim.spec.modalities),
+        "sample_rate": victim.spec.sample_rate,
         "parameters": sum(parameter.numel() for parameter in victim.parameters()),
         **card,
     }

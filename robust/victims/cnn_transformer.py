@@ -15,7 +15,7 @@ from robust.types import Inputs, Task, VictimSpec
 from robust.victims.attention import Transformer
 from robust.victims.audioset_done_right import build_author, load_upstream
 from robust.victims.base import Victim
-from robust.victims.hearing import Hearing, HearingSettings
+from robust.victims.hearing import FRAME_LEVEL_RECIPE, Hearing, HearingSettings
 from robust.victims.pooling import FrameHead
 from robust.victims.registry import register
 from robust.victims.trunk import ConvTrunk
@@ -85,7 +85,10 @@ class CnnTransformer(Victim):
 @register(
     "cnn-transformer",
     summary="convolutions + transformer + any of five poolings (thesis 6.3); AudioSetDoneRight files load strictly",
+    family="convolution-transformer",
+    parity="upstream keys and outputs (fixture)",
     small=SMALL,
+    recipe=FRAME_LEVEL_RECIPE,
     pretrained=load_upstream,
 )
 def build_cnn_transformer(

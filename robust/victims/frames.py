@@ -100,7 +100,12 @@ class Frames(Victim):
         return logits
 
 
-@register("frames", summary="small video-only CNN (per frame, then over time) for 8 frames of 32 x 32", small={})
+@register(
+    "frames",
+    summary="small CNN on 8 frames of 32 x 32, frame by frame and then over time; ours",
+    family="video",
+    recipe={"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.1},
+)
 def build_frames(*, labels: tuple[str, ...], task: Task = "multiclass", **config: Any) -> Victim:
     """Builds an untrained frame network; `config` is that of `FramesSettings`."""
     return Frames(labels=labels, task=task, settings=FramesSettings(**config))

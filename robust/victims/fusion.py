@@ -28,7 +28,7 @@ from robust.victims.attention import Transformer
 from robust.victims.audioset_done_right import DECISION_WEIGHT, build_author, load_upstream
 from robust.victims.base import Victim
 from robust.victims.cnn_transformer import CnnTransformerSettings
-from robust.victims.hearing import Hearing
+from robust.victims.hearing import FRAME_LEVEL_RECIPE, Hearing
 from robust.victims.pooling import FrameHead, mix_logits
 from robust.victims.registry import register
 from robust.victims.sight import normalised, visual_branch
@@ -237,7 +237,14 @@ def _spec(labels: tuple[str, ...], task: Task, settings: FusionSettings, hearing
 def _register(meeting: str, summary: str) -> None:
     name = f"av-{meeting}"
 
-    @register(name, summary=summary, small={}, pretrained=None if meeting == "audio" else load_upstream)
+    @register(
+        name,
+        summary=summary,
+        family="audio-visual",
+        parity="upstream keys and outputs (fixture)" if meeting != "audio" else "",
+        recipe=FRAME_LEVEL_RECIPE,
+        pretrained=None if meeting == "audio" else load_upstream,
+    )
     def build(*, labels: tuple[str, ...], task: Task = "multiclass", published: bool = False, **config: Any) -> Victim:
         """Builds an untrained network; `config` is that of `FusionSettings`, or of `AuthorSettings` if published."""
         if published:

@@ -6,7 +6,9 @@ standard deviation over AudioSet, so that a radius of 0.1 means here what it mea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,6 +20,13 @@ from robust.types import DEFAULT_BOUNDS
 LOGMEL_BOUNDS = (-3.0, 3.0)
 """Range of normalised features: -100 dB, the floor of the front end, is -2.29; full scale stays below 1.5."""
 INPUTS = ("audio", "logmel")
+FRAME_LEVEL_RECIPE: Mapping[str, Any] = {
+    "epochs": 8,
+    "learning_rate": 1e-3,  # av-audio on avdigits, validation: 83 %, against 73 % at 2e-3 and 34 % at 4e-3
+    "weight_decay": 0.01,
+    "mixup_alpha": 0.0,
+}
+"""One recipe for all that are compared with one another."""
 
 
 @dataclass(frozen=True)

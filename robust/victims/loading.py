@@ -14,7 +14,7 @@ from robust.errors import CheckpointError, VictimError
 from robust.victims.base import Victim
 from robust.victims.checkpoints import card_path, load_checkpoint, load_strictly, read_card, read_safetensors
 from robust.victims.probe import check_gradients
-from robust.victims.registry import VictimEntry, victim_entry
+from robust.victims.registry import VictimEntry, is_registered, victim_entry
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 
@@ -23,8 +23,8 @@ def load_victim(name: str, *, weights: str | Path | None = None, device: str | t
     """A victim ready to be attacked: weights loaded, in evaluation mode, on its device, its gradients probed.
 
     Args:
-        name: A registered name (`ast`), or `FILE.py:FACTORY` or `package.module:FACTORY` for one's own: a callable
-            without arguments that returns a `Victim`.
+        name: A registered name (`ast`, `timm:resnet18`), or `FILE.py:FACTORY` or `package.module:FACTORY` for one's
+            own: a callable without arguments that returns a `Victim`.
         weights: None for the embedded weights (trained on `events`). Otherwise a checkpoint of `robust train`
             (`.safetensors` with its card), or what the model's own loader takes: for `ast` a Hugging Face hub id or
             folder, for `cnn14` an upstream `.pth`.
@@ -34,7 +34,8 @@ def load_victim(name: str, *, weights: str | Path | None = None, device: str | t
         VictimError: If there is no such model, or it cannot be attacked by gradients.
         CheckpointError: If the weights cannot be read or belong to another architecture.
     """
-    victim = _own(name, weights) if ":" in name else _registered(victim_entry(name), weights)
+    own = ":" in name and not is_registered(name)
+    victim = _own(name, weights) if own else _registered(victim_entry(name), weights)
     victim = victim.to(find_device(device)).eval()
     check_gradients(victim, victim.spec)
     return victim
@@ -60,6 +61,8 @@ def embedded_weights(name: str) -> Path:
 def _registered(entry: VictimEntry, weights: str | Path | None) -> Victim:
     if weights is None:
         path = embedded_weights(entry.name)
+        if not path.is_file() and entry.itself is not None:
+            return entry.itself()
         if not path.is_file():
             raise CheckpointError(f"The model {entry.name!r} has no embedded weights; give --weights.")
         return load_checkpoint(path)

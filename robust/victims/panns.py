@@ -212,7 +212,10 @@ def _check_front_end(path: str, expected: Mapping[str, Tensor], state: Mapping[s
 @register(
     "cnn14",
     summary="PANNs Cnn14 (Kong 2020) on log-mel; upstream checkpoints load strictly, front end included",
+    family="convolution",
+    parity="upstream keys, front end and outputs (fixture)",
     small=SMALL,
+    recipe={"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.2},
     pretrained=load_cnn14,
 )
 def build_cnn14(*, labels: tuple[str, ...], task: Task = "multiclass", **config: Any) -> Victim:

@@ -172,7 +172,9 @@ def _register(name: str) -> None:
 
     summary = f"raw-waveform CNN (Dai 2017, thesis table 3.1, {PUBLISHED[name]} parameters at width 1)"
     small = {"sample_rate": 16_000, "clip_seconds": 1.0, "width": SMALL_WIDTH[name]}
-    register(name, summary=summary, small=small)(build)
+    recipe = {"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.2}
+    parity = "layers and parameter counts of table 3.1"
+    register(name, summary=summary, family="raw-waveform", parity=parity, small=small, recipe=recipe)(build)
 
 
 for _name in LAYOUTS:

@@ -236,7 +236,9 @@ SMALL: dict[str, Any] = {"width": 80}
 @register(
     "wakeword",
     summary="time-delayed bottleneck highway network on 64 log filter banks (Guo et al. 2018); streams",
+    family="mlp",
     small=SMALL,
+    recipe={"epochs": 18, "learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.0},
 )
 def build_wakeword(*, labels: tuple[str, ...], task: Task = "multiclass", **config: Any) -> Victim:
     """Builds an untrained network; `config` is that of `WakewordSettings`."""
