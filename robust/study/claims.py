@@ -1,7 +1,7 @@
 """Claims: what a study is to decide, written as `av-mid[both].robust@0.0003 > av-audio[audio].robust@0.0003`.
 
     TERM   VICTIM[CONDITION].MEASURE@LEVEL; the condition may stand in the claim's own key or be the only one that fits,
-           the level belongs to curves
+           the level belongs to curves; for VICTIM may stand a group of the study, see `robust.study.groups`
     CLAIM  TERM OP TERM, TERM OP TERM + MARGIN, TERM OP NUMBER; OP is >, >=, < or <=
 
 Measures: `clean` and `robust` (accuracy or mAP; of a change, the score under it), and of curves `auc` (mean over the
@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from robust.curve_levels import ATTACK, USUAL_SNR_DB
 from robust.errors import unknown
 from robust.evaluation.sweeps import find_sweep
+from robust.study import groups
 from robust.study.conditions import CurveKind, PurifyKind
 from robust.study.config import Claim, Study
 from robust.study.plan import Cell
@@ -56,12 +57,17 @@ _CLAIM = re.compile(
 
 @dataclass(frozen=True)
 class Term:
-    """One side of a claim: a measure of a victim under a condition, at a level of a curve."""
+    """One side of a claim: a measure of a victim under a condition, at a level of a curve; of a group, its mean."""
 
     victim: str
     condition: str
     measure: str
     level: float | None = None
+    members: tuple[str, ...] = ()
+
+    def each(self) -> list[Term]:
+        """The same of every member of a group; of a victim itself."""
+        return [replace(self, victim=name, members=()) for name in self.members] or [self]
 
 
 @dataclass(frozen=True)
@@ -158,10 +164,12 @@ def _term(text: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
     if parts is None:
         raise StudyError(f"{where}{text!r} is neither a number nor VICTIM[CONDITION].MEASURE@LEVEL.")
     victim, measure = parts["victim"], parts["measure"]
+    if victim in study.groups:
+        return _group(text, victim, measure, claim, data, study, cells, where)
     if "." not in measure and measure not in MEASURES:
         raise StudyError(where.args[0] + unknown("measure", measure, MEASURES))
     if victim not in study.victims:
-        raise StudyError(where.args[0] + unknown("victim", victim, study.victims))
+        raise StudyError(where.args[0] + unknown("victim", victim, [*study.victims, *study.groups]))
     condition = parts["condition"] or claim.condition or _only(victim, data, cells, where)
     if condition not in study.conditions:
         raise StudyError(where.args[0] + unknown("condition", condition, study.conditions))
@@ -183,6 +191,24 @@ def _term(text: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
     level = None if parts["level"] is None else float(parts["level"])
     _check_level(text, measure, level, study, condition, where)
     return Term(victim, condition, measure, level)
+
+
+def _group(
+    text: str,
+    group: str,
+    measure: str,
+    claim: Claim,
+    data: str,
+    study: Study,
+    cells: Sequence[Cell],
+    where: StudyError,
+) -> Term:
+    """The mean of a group, each of whose members must have the cell that is asked for."""
+    if measure not in groups.MEASURES:
+        raise StudyError(f"{where}{text!r}: of groups, ask for {', '.join(groups.MEASURES)}.")
+    members = study.groups[group]
+    asked = [_term(text.replace(group, name, 1), claim, data, study, cells, where) for name in members]
+    return replace(asked[0], victim=group, members=tuple(members))
 
 
 def _check_air(text: str, measure: str, kind: str, where: StudyError) -> None:

@@ -25,8 +25,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from robust.errors import unknown
+from robust.study import groups
 from robust.study.conditions import AnyCondition
 from robust.study.source import Source, StudyError
+from robust.victims.registry import is_registered
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*(-[A-Za-z0-9_]+)*")
 LONGEST_NAME = 60
@@ -127,6 +129,7 @@ class Study(Strict):
     victims: dict[str, Annotated[VictimEntry, BeforeValidator(_or_empty)]] = Field(min_length=1)
     data: dict[str, Annotated[DataEntry, BeforeValidator(_or_empty)]] = Field(min_length=1)
     conditions: dict[str, Annotated[AnyCondition, Field(discriminator="kind")]] = Field(min_length=1)
+    groups: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
     claims: list[Claim] = []
     resources: dict[str, float] = {}
@@ -151,6 +154,7 @@ def check_study(source: Source) -> Study:
     except ValidationError as error:
         raise _first_mistake(error, source) from None
     _check_names(study, source)
+    _check_groups(study, source)
     for name, condition in study.conditions.items():
         for group in ("victims", "data"):
             for place, wanted in enumerate(getattr(condition, group) or []):
@@ -160,6 +164,17 @@ def check_study(source: Source) -> Study:
     for name, entry in study.victims.items():
         _check_training(name, entry, source)
     return study
+
+
+def _check_groups(study: Study, source: Source) -> None:
+    """Groups are of victims of the study, and have names of their own."""
+    for name, members in study.groups.items():
+        for place, member in enumerate(members):
+            if member not in study.victims:
+                raise source.error(("groups", name, place), unknown("victim", member, study.victims))
+    wrong = groups.mistake(study.groups, list(study.victims))
+    if wrong is not None:
+        raise source.error(*wrong)
 
 
 def _check_training(name: str, entry: VictimEntry, source: Source) -> None:
@@ -173,13 +188,13 @@ def _check_training(name: str, entry: VictimEntry, source: Source) -> None:
     for path in files:
         if not path.endswith(".safetensors"):
             raise source.error(("victims", name, "weights"), f"weights go into FILE.safetensors; given {path!r}.")
-    if ":" in (entry.model or ""):
+    if ":" in (entry.model or "") and not is_registered(entry.model or ""):
         raise source.error(place, f"only models of `robust victims` are trained here; {name} is {entry.model!r}.")
 
 
 def _check_names(study: Study, source: Source) -> None:
     """Names become parts of paths and of claims."""
-    places = [(group, name) for group in ("victims", "data", "conditions") for name in getattr(study, group)]
+    places = [(group, name) for group in ("victims", "data", "conditions", "groups") for name in getattr(study, group)]
     for place, name in [(("name",), study.name), *((place, place[1]) for place in places)]:
         if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
             allowed = f"up to {LONGEST_NAME} letters, digits, single - and _, and begins with a letter or digit"

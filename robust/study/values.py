@@ -43,7 +43,7 @@ class Values:
 
     def problem(self, term: Term, data: str) -> str:
         """Why a term has no value, or nothing."""
-        for cell in self._own(term, data):
+        for cell in (cell for one in term.each() for cell in self._own(one, data)):
             if cell.state != "done":
                 return f"{cell.victim} under {cell.condition} on {data}, seed {cell.seed}: {cell.state}"
             if cell.kind == GEOMETRY and not len(self._geometry(cell, term.measure)):
@@ -52,11 +52,19 @@ class Values:
 
     def task(self, term: Term, data: str) -> str:
         """`multiclass` or `multilabel`."""
-        return str(self._own(term, data)[0].summary.get("task", "multiclass"))
+        return str(self._own(term.each()[0], data)[0].summary.get("task", "multiclass"))
 
     def by_clip(self, term: Term, data: str) -> NDArray[np.float64]:
         """(N, S) of a term: 1 where a clip counts as right, or its area or radius; clips in the order of the data."""
-        return np.stack([self._one(cell, term) for cell in self._own(term, data)], axis=1)
+        each = [
+            np.stack([self._one(cell, one) for cell in self._own(one, data)], axis=1).astype(np.float64)
+            for one in term.each()
+        ]
+        return each[0] if len(each) == 1 else np.mean(each, axis=0)
+
+    def by_victim(self, term: Term, data: str) -> NDArray[np.float64]:
+        """(V,) means of the members of a group over clips and seeds."""
+        return np.array([self.by_clip(one, data).mean() for one in term.each()])
 
     def by_room(self, term: Term, data: str) -> NDArray[np.float64]:
         """(R, S) of a success over the air: by held-out situation, the same of all victims under one condition."""

@@ -15,7 +15,7 @@ censored. Corrections: Holm 1979, Bonferroni, Benjamini & Hochberg 1995.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from robust.evaluation.paired import compare, compare_accuracy, newcombe_p
 from robust.evaluation.summary import finite
 from robust.study.claims import AIR, Question, Term
 from robust.study.config import Correction
+from robust.study.groups import over_victims
 from robust.study.values import Values
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -139,16 +140,10 @@ def _test(question: Question, values: Values) -> Verdict:
         problem = problem or values.problem(question.right, question.data)
     if problem:
         return replace(asked, reason=problem)
-    if question.left.measure == "radius":
-        return _test_radii(asked, question, values)
-    if question.left.measure in AIR:
-        return _test_air(asked, question, values)
-    if "." in question.left.measure:
-        return _test_geometry(asked, question, values)
-    if not isinstance(question.right, Term):
-        return _test_number(asked, question, values)
-    if values.task(question.left, question.data) == "multilabel":
-        return _test_map(asked, question, values)
+    own = _own_test(question, values)
+    if own is not None:
+        return own(asked, question, values)
+    assert isinstance(question.right, Term)
     left, right = (values.by_clip(term, question.data) for term in (question.left, question.right))
     areas = "auc" in (question.left.measure, question.right.measure)
     if areas or _graded(left) or _graded(right) or (question.margin and values.seeds > 1):
@@ -160,6 +155,34 @@ def _test(question: Question, values: Values) -> Verdict:
     told = replace(asked, a=found.a, b=found.b, effect=found.difference, low=found.low, high=found.high)
     told = replace(told, p=found.p, test=found.test, clips=found.clips, seeds=found.seeds)
     return replace(told, more=found.only_a, fewer=found.only_b)
+
+
+def _own_test(question: Question, values: Values) -> Callable[[Verdict, Question, Values], Verdict] | None:
+    """The test of what is no difference of two accuracies."""
+    measure = question.left.measure
+    if question.left.members or (isinstance(question.right, Term) and question.right.members):
+        return _test_groups
+    if measure == "radius":
+        return _test_radii
+    if measure in AIR:
+        return _test_air
+    if "." in measure:
+        return _test_geometry
+    if not isinstance(question.right, Term):
+        return _test_number
+    return _test_map if values.task(question.left, question.data) == "multilabel" else None
+
+
+def _test_groups(asked: Verdict, question: Question, values: Values) -> Verdict:
+    """Means of groups, for new clips and for new victims."""
+    data, margin, right = question.data, question.margin, question.right
+    if values.task(question.left, data) == "multilabel":
+        return replace(asked, reason="groups are compared where each clip has one label")
+    left = values.by_clip(question.left, data)
+    other = values.by_clip(right, data) if isinstance(right, Term) else np.full_like(left, right)
+    told = _t_test(asked, left, other, margin)
+    rivals = values.by_victim(right, data) if isinstance(right, Term) else right
+    return over_victims(told, values.by_victim(question.left, data), rivals, margin)
 
 
 def _graded(values: NDArray[np.float64]) -> bool:
