@@ -20,7 +20,7 @@ from robust.metrics.classification import Score
 from robust.scoring import score, victim_device
 from robust.training_defense import TrainingDefense, settings_for, watched
 from robust.training_folder import TrainingFolder, check_loggers
-from robust.training_setup import PRECISIONS, checkpoint_path, loader, quiet_lightning, start_from, targets_of
+from robust.training_setup import PRECISIONS, checkpoint_path, forget, loader, quiet_lightning, start_from, targets_of
 from robust.types import Dataset
 from robust.victims.base import Victim
 from robust.victims.checkpoints import round_to_half, save_checkpoint
@@ -154,6 +154,8 @@ def train(
             precision=PRECISIONS[precision],
             **{"accelerator": "gpu" if victim_device(victim).type == "cuda" else "cpu", **(trainer_options or {})},
         )
+    for batches in loaders:
+        forget(batches)
     victim = victim.to(find_device(device)).eval()
     if half:
         round_to_half(victim)

@@ -61,6 +61,14 @@ def loader(
     return batches if replays == 1 else Replayed(batches, replays)
 
 
+def forget(batches: Any) -> None:
+    """Lets go of the clips that a loader keeps.
+
+    Lightning's trainer refers to itself, so what it holds lives until Python next looks for cycles: some trainings on.
+    """
+    (batches.batches if isinstance(batches, Replayed) else batches).dataset.forget()
+
+
 def targets_of(data: Dataset, spec: VictimSpec) -> Tensor:
     """(N, K) label weights of all clips, for sampling by them."""
     clips = _Clips(data, spec)
@@ -143,6 +151,10 @@ class _Clips(torch.utils.data.Dataset[_Item]):
             read[index] = self._item(clip)
             self._keep(index, read[index])
         return [read[index] if index in read else self._kept[index] for index in indices]
+
+    def forget(self) -> None:
+        self._kept.clear()
+        self._room = KEPT_BYTES
 
     def _keep(self, index: int, item: _Item) -> None:
         size = sum(tensor.nbytes for tensor in (*item[0].values(), item[1]))

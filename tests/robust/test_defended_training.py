@@ -21,7 +21,7 @@ from robust.data import load_data
 from robust.errors import DataError, RobustError, StoreError
 from robust.training import default_recipe, train, with_limits
 from robust.training_defense import TrainingDefense
-from robust.training_setup import EpochOrder, Replayed, loader
+from robust.training_setup import EpochOrder, Replayed, forget, loader
 from robust.victims.checkpoints import read_safetensors
 from robust.victims.registry import build_victim
 
@@ -196,5 +196,7 @@ def test_clips_are_decoded_once_while_there_is_room(tones: Path, monkeypatch: py
     first = [(inputs["audio"].clone(), inputs["audio"].zero_()) for inputs, _ in batches]
     again = [inputs["audio"] for inputs, _ in batches]
     assert all(torch.equal(before, after) for (before, _), after in zip(first, again, strict=True))
+    forget(batches)
+    assert not batches.dataset._kept
     kept = room // (4 * 800 + 4 * len(data.labels))
     assert len(read) == len(data) + max(len(data) - kept, 0)
