@@ -115,6 +115,7 @@ def _part(table: pd.DataFrame, over: str) -> Part:
     scopes = {"within": "within victims" if over == "classes" else "within families"}
     scopes |= {} if over == "classes" else {"recipes": "recipes"}
     scopes["across"] = "class means" if over == "classes" else "all victims"
+    scopes |= {} if over == "classes" else {"means": "all recipes"}
     heads = ["Measure", "Score", "Data"]
     for words in scopes.values():
         heads += [f"{symbol}, {words}", "q"]
@@ -134,7 +135,7 @@ def _coefficient(row: Mapping[str, Any], method: str, scope: str) -> list[tuple[
     """A coefficient with its interval, unless a handful of recipes would give one of no width; then its q."""
     value, low, high = (float(row[f"{method}_{scope}{end}"]) for end in ("", "_low", "_high"))
     shown, _, ends = interval_words(value, low, high).partition(" ")
-    return [(shown, "" if scope == "recipes" else ends), (number(float(row[f"q_{scope}"]), 2), "")]
+    return [(shown, "" if scope in ("recipes", "means") else ends), (number(float(row[f"q_{scope}"]), 2), "")]
 
 
 __all__ = ["StudyGeometry", "study_geometry"]

@@ -1,8 +1,9 @@
-"""`correlations.csv` and `correlations.md` in the folder of a study: what of its geometry goes with its robustness."""
+"""`correlations.csv` and `correlations.md` in the folder of a study: what of its geometry and scores goes together."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +33,16 @@ def write_correlations(study: StudyStore) -> Folder | None:
         study: Whose cells have ended.
 
     Returns:
-        The page, or None of a study that has no geometry or no score to hold it against.
+        The page, or None of a study that has nothing to hold against each other.
 
     Raises:
         StoreError: If a run lacks what it must hold, or the folder cannot be written.
     """
-    victims = victim_points(study) if study.cells(kind="geometry") else None
+    victims = victim_points(study)
     if not victims:
         return None
-    classes, page = class_points(study), study.folder / MARKDOWN
+    classes = class_points(study) if study.cells(kind="geometry") else replace(victims, scores=victims.scores[:0])
+    page = study.folder / MARKDOWN
     made = _MADE.format(_digest(victims, classes))
     if page.is_file() and (study.folder / CSV).is_file() and made in page.read_text(encoding="utf-8"):
         return page
@@ -78,7 +80,7 @@ def _numeric() -> list[str]:
 
 def correlations_md(found: Correlations, name: str) -> str:
     """The page: how many pairs hold, then the strongest of each part."""
-    lines = [f"# Geometry and robustness: {name}", "", *_how_to_read(found)]
+    lines = [f"# What goes with what: {name}", "", *_how_to_read(found)]
     for over, title in OVERS.items():
         rows = strongest(found.table, over)
         if rows.empty:
@@ -101,10 +103,11 @@ def counted(rows: pd.DataFrame, over: str) -> list[str]:
         if not any(known for _, known in found.values()):
             continue
         shown = {scope: f"{held} of {known}" for scope, (held, known) in found.items()}
+        everyone = f" ({shown['means']} with their seeds as one)" if "means" in shown else ""
         means = f" ({shown['recipes']} with the seeds of a recipe as one)" if "recipes" in shown else ""
         told.append(
             f"Against {words}: {shown['within']} pairs hold within {'victims' if over == 'classes' else 'families'} at "
-            f"q < {LEVEL:g}{means}, {shown['across']} over {_everything(over)}."
+            f"q < {LEVEL:g}{means}, {shown['across']} over {_everything(over)}{everyone}."
         )
     return told
 
@@ -119,27 +122,28 @@ def _everything(over: str) -> str:
 
 
 def _how_to_read(found: Correlations) -> list[str]:
-    seeds = len(found.victims.geometry[["victim", "point"]].drop_duplicates())
-    victims = found.victims.geometry["victim"].nunique()
-    families = found.victims.geometry["family"].nunique()
+    subjects = found.victims.scores[["victim", "point", "family"]].drop_duplicates()
+    seeds, victims, families = len(subjects), subjects["victim"].nunique(), subjects["family"].nunique()
     return [
-        f"{victims} victims of {families} models, {seeds} with their seeds. A coefficient of 1 says that the measure "
-        "ranks them as robustness does, −1 that it ranks them the other way round. Ends are those of 95 % bootstrap "
+        f"{victims} victims of {families} models, {seeds} with their seeds. A coefficient of 1 says that both numbers "
+        "rank them alike, −1 that one turns the ranking of the other round. Ends are those of 95 % bootstrap "
         "intervals; p is of a permutation test. q corrects p for the number of pairs in its table (Benjamini & "
         "Hochberg): calling everything below 0.05 real, 5 % of it are expected to be chance.",
         "",
         "Within families (all seeds of the victims of one model) is what counts: values of sharpness mean nothing "
         "across architectures. Seeds of one recipe resemble each other, so p within is too small as a statement about "
-        "new recipes; *recipes* takes the mean of the seeds of each. Families of fewer than 4 have no say. Bootstrap "
-        "intervals of fewer than some 10 points are too narrow: read p first. Over classes, coefficients are means "
-        "over victims, and classes are resampled and permuted in all victims at once.",
+        "new recipes; *recipes* and, over all victims, *means* take the mean of the seeds of each. Families of fewer "
+        "than 4 have no say. Bootstrap intervals of fewer than some 10 points are too narrow: read p first. Over "
+        "classes, coefficients are means over victims, and classes are resampled and permuted in all victims at once.",
     ]
 
 
 def _table(rows: pd.DataFrame, over: str) -> list[str]:
     """One line for each pair."""
     main = PRIMARY[over]
-    scopes = [scope for scope in correlations.SCOPES[over] if scope != "across"]
+    scopes = [
+        scope for scope in correlations.SCOPES[over] if scope != "across" and rows[f"{main}_{scope}"].notna().any()
+    ]
     heads = ["measure", "score", "data", *(f"{SYMBOLS[main]} {scope}, p, q" for scope in scopes)]
     other = next(name for name in correlations.COEFFICIENTS if name != main)
     heads += [f"{SYMBOLS[other]} within", f"{SYMBOLS[main]} over {_everything(over)}, p, q", "n"]

@@ -3,7 +3,8 @@
 Over victims a pair of numbers comes from one victim under one seed, and victims of one model are a family: values of
 sharpness mean nothing across architectures, so what counts is the mean of the coefficients within families. Seeds of
 one recipe resemble each other; p over them is too small as a statement about other recipes. So the same is given over
-recipes, each the mean of its seeds. Over classes the pairs are classes of one victim (`robust.study.class_ranks`).
+recipes, each the mean of its seeds, within families and over all victims. Over classes the pairs are classes of one
+victim (`robust.study.class_ranks`).
 
 Hundreds of pairs are tried at once: q is the false discovery rate at which each would be called real (Benjamini &
 Hochberg 1995), over all pairs of its kind.
@@ -37,11 +38,12 @@ OVERS: Mapping[str, str] = {
     "scores": "Scores against each other, over victims and seeds",
 }
 SCOPES: Mapping[str, tuple[str, ...]] = {
-    "victims": ("within", "recipes", "across"),
+    "victims": ("within", "recipes", "across", "means"),
     "classes": ("within", "across"),
-    "scores": ("within", "recipes", "across"),
+    "scores": ("within", "recipes", "across", "means"),
 }
-"""What each correlation is taken over: within families, within them over means of seeds, over everything."""
+"""What each correlation is taken over: within families, within them over means of seeds, over everything, over means of
+seeds of everything."""
 PRIMARY: Mapping[str, str] = {"victims": "kendall", "classes": "spearman", "scores": "kendall"}
 """The method that pairs are ordered by, and whose p become q."""
 COEFFICIENTS = ("kendall", "spearman")
@@ -50,7 +52,7 @@ MOST_CLASSES = 100
 PLACE = ("over", "data", "geometry", "measured_on", *MEASURE, *NUMBER)
 COUNTS = ("n", "families", "recipes", "left_out")
 ENDS = ("", "_low", "_high", "_p")
-_SCOPES = ("within", "recipes", "across")
+_SCOPES = ("within", "recipes", "across", "means")
 COLUMNS = (
     *PLACE,
     *COUNTS,
@@ -159,7 +161,7 @@ class _Pair:
             found = family_correlation(self.first, self.second, self.families, method=method, **options)
             means = family_correlation(x, y, families, method=method, **options) if repeated else found
             row |= _ends(method, "within", found.within) | _ends(method, "across", found.across)
-            row |= _ends(method, "recipes", means.within)
+            row |= _ends(method, "recipes", means.within) | _ends(method, "means", means.across)
             row |= {"n": found.across.estimate.count, "families": len(found.by_family)}
             row |= {"recipes": means.within.estimate.count, "left_out": ", ".join(found.left_out)}
         return row

@@ -33,6 +33,8 @@ KINDS: Mapping[str, str] = {
     "change": "rooms, and parts hidden, missing or exchanged",
 }
 """Kinds of score."""
+LEAST_VICTIMS = 4
+"""Fewer have no ranking worth a number."""
 SCORED = ("attack", "curve", "change", "universal")
 _Row = dict[str, Any]
 
@@ -55,7 +57,10 @@ class Points:
     left_out: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return not self.geometry.empty and not self.scores.empty
+        """Whether there is something to hold against something: geometry, or attacks and noise on several victims."""
+        kinds = set(self.scores["kind"])
+        ranked = {"adversarial", "noise"} <= kinds and self.scores["victim"].nunique() >= LEAST_VICTIMS
+        return not self.scores.empty and (ranked or not self.geometry.empty)
 
 
 def victim_points(study: StudyStore) -> Points:

@@ -81,6 +81,8 @@ def test_coefficients_are_scipys(
         assert row[f"{method}_within"] == pytest.approx(within)
         means = [measure(own["x"], own["y"]).statistic for _, own in recipes.groupby(level="family")]
         assert row[f"{method}_recipes"] == pytest.approx(np.mean(means))
+        everyone = measure(recipes["x"], recipes["y"]).statistic
+        assert row[f"{method}_means"] == pytest.approx(everyone)
         assert row[f"{method}_within_low"] <= row[f"{method}_within"] <= row[f"{method}_within_high"]
     assert (row["n"], row["families"], row["recipes"], row["left_out"]) == (24, 3, 12, "")
     assert abs(row["kendall_within"]) < 1, "the toy is not so plain that a sign alone would do"
@@ -344,6 +346,30 @@ def test_a_study_without_geometry_or_without_scores_has_no_page(tmp_path: Path) 
         assert write_correlations(store) is None
         assert read_correlations(store) is None
         assert not (tmp_path / name / CSV).exists()
+
+
+def test_noise_and_attacks_are_ranked_without_geometry(tmp_path: Path) -> None:
+    shares = {"a": (0.1, 0.2), "b": (0.3, 0.4), "c": (0.5, 0.8), "d": (0.9, 0.6)}
+    runs = []
+    for name, (attacked, noisy) in shares.items():
+        runs.append(stores.attack_run(tmp_path / "cells" / f"{name}-pgd", name))
+        runs.append(stores.change_run(tmp_path / "cells" / f"{name}-hiss", name))
+        told = json.loads((runs[-2] / "summary.json").read_text())
+        (runs[-2] / "summary.json").write_text(json.dumps({**told, "robust": {"score": attacked}}))
+        told = json.loads((runs[-1] / "summary.json").read_text())
+        changed = {"condition": {"corruption": "white"}, "changed": {"score": noisy}}
+        (runs[-1] / "summary.json").write_text(json.dumps({**told, **changed}))
+    plain_study(tmp_path, runs)
+    told = json.loads((tmp_path / "study.json").read_text())
+    for cell in told["cells"]:
+        cell["condition"] = cell["condition"].partition("-")[2]
+    (tmp_path / "study.json").write_text(json.dumps(told))
+    study = read_study(tmp_path)
+    assert write_correlations(study) is not None
+    table = read_correlations(study)
+    (row,) = table[(table["space"] == "adversarial") & (table["kind"] == "noise")].to_dict("records")
+    assert row["kendall_means"] == pytest.approx(stats.kendalltau(*zip(*shares.values(), strict=True)).statistic)
+    assert row["n"] == 4
 
 
 def test_damaged_runs_are_named(tmp_path: Path) -> None:
