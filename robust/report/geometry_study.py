@@ -1,4 +1,4 @@
-"""A study with geometry on the page: what of it goes with robustness, in tables and figures."""
+"""A study on the page: what of its geometry and of its scores goes together, in tables and figures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from robust.plots.architectures import architecture_intervals, architecture_panels
 from robust.plots.geometry import draw_measures, draw_scatter
 from robust.plots.geometry_cells import best_pairs, interval_words, scatter_panels, victim_intervals
 from robust.report.formats import count, number
@@ -41,26 +42,27 @@ class Part:
 
 @dataclass(frozen=True)
 class StudyGeometry:
-    """What a study with geometry shows: parts of the table, figures, and remarks on what is missing."""
+    """What goes with what: parts of the table, figures, remarks on what is missing, and whether there is geometry."""
 
     parts: list[Part] = field(default_factory=list)
     scatter: list[Picture] = field(default_factory=list)
     measures: list[Picture] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    measured: bool = True
 
 
 def study_geometry(study: StudyStore, runs: Sequence[Run]) -> StudyGeometry | None:
-    """What a study's geometry goes with; None of a study without any.
+    """What a study's geometry goes with, or else its scores; None of a study without geometry and correlations.
 
     Args:
         study: As read.
         runs: Its finished runs.
     """
     cells = [run.cell for run in runs if run.kind == "geometry"]
-    if not cells:
-        return None
-    measures, missing = _measure_pictures(study, cells)
     table = read_correlations(study)
+    if not cells:
+        return None if table is None else _of_scores(study, table)
+    measures, missing = _measure_pictures(study, cells)
     if table is None:
         told = (
             "No correlations lie in the study's folder: it has no scores of these victims, or was not run to its end."
@@ -68,6 +70,20 @@ def study_geometry(study: StudyStore, runs: Sequence[Run]) -> StudyGeometry | No
         return StudyGeometry(measures=measures, missing=[*missing, told])
     parts = [_part(table, over) for over in OVERS if (table["over"] == over).any()]
     return StudyGeometry(parts, _scatter(study, table), measures, missing)
+
+
+def _of_scores(study: StudyStore, table: pd.DataFrame) -> StudyGeometry:
+    """Victims by architecture: their scores, and whether noise ranks them as attacks do."""
+    parts = [_part(table, over) for over in OVERS if (table["over"] == over).any()]
+    victims = ", ".join(dict.fromkeys(cell.victim for cell in study.every))
+    scores = [
+        picture(page, f"Scores of {victims}", "A row for each victim, by architecture; a marker for each of its seeds.")
+        for page in draw_measures(architecture_intervals(study))[:FIGURES]
+    ]
+    panels = architecture_panels(study)
+    caption = "Noise against attacks: a point is a victim, the mean of its seeds, its marker the kind of architecture."
+    ranks = [picture(draw_scatter(panels), "Scores in noise against scores under attack", caption)] if panels else []
+    return StudyGeometry(parts, ranks, scores, measured=False)
 
 
 def _measure_pictures(study: StudyStore, cells: Sequence[CellRun]) -> tuple[list[Picture], list[str]]:

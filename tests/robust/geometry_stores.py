@@ -156,6 +156,26 @@ def plain_study(folder: Path, runs: Sequence[Path]) -> Path:
     return folder
 
 
+def scored_study(folder: Path, shares: Mapping[str, tuple[float, float]] | None = None) -> Path:
+    """No geometry: models, each with its scores under an attack and in noise."""
+    shares = shares or {"ast": (0.1, 0.2), "m5": (0.3, 0.4), "cnn14": (0.5, 0.8), "m18": (0.9, 0.6)}
+    runs = []
+    for name, (attacked, noisy) in shares.items():
+        runs += [stores.attack_run(folder / "cells" / f"{name}--pgd", name)]
+        rewritten(runs[-1] / "summary.json", robust={**stores.score(1), "score": attacked})
+        runs += [stores.change_run(folder / "cells" / f"{name}--hiss", name)]
+        told = json.loads((runs[-1] / "summary.json").read_text())
+        changed, difference = {**told["changed"], "score": noisy}, {**told["difference"], "test": "McNemar's test"}
+        noise = {"condition": {"corruption": "white"}, "changed": changed, "difference": difference}
+        rewritten(runs[-1] / "summary.json", **noise)
+    plain_study(folder, runs)
+    told = json.loads((folder / "study.json").read_text())
+    cells = [{**cell, "condition": cell["condition"].partition("--")[2]} for cell in told["cells"]]
+    kin = {name: {"model": name, "defense": "none"} for name in shares}
+    write_atomically(folder / "study.json", json.dumps({**told, "cells": cells, "victims": kin}).encode())
+    return folder
+
+
 def small_study(folder: Path) -> Path:
     """One whose measures fit on a page."""
     return geometry_study(folder, models=("av-mid", "av-late"), defenses=("none", "pgd"), slope=0.8)

@@ -31,6 +31,7 @@ from tests.robust.geometry_stores import (
     geometry_study,
     plain_study,
     rewritten,
+    scored_study,
     table_of,
 )
 
@@ -350,20 +351,7 @@ def test_a_study_without_geometry_or_without_scores_has_no_page(tmp_path: Path) 
 
 def test_noise_and_attacks_are_ranked_without_geometry(tmp_path: Path) -> None:
     shares = {"a": (0.1, 0.2), "b": (0.3, 0.4), "c": (0.5, 0.8), "d": (0.9, 0.6)}
-    runs = []
-    for name, (attacked, noisy) in shares.items():
-        runs.append(stores.attack_run(tmp_path / "cells" / f"{name}-pgd", name))
-        runs.append(stores.change_run(tmp_path / "cells" / f"{name}-hiss", name))
-        told = json.loads((runs[-2] / "summary.json").read_text())
-        (runs[-2] / "summary.json").write_text(json.dumps({**told, "robust": {"score": attacked}}))
-        told = json.loads((runs[-1] / "summary.json").read_text())
-        changed = {"condition": {"corruption": "white"}, "changed": {"score": noisy}}
-        (runs[-1] / "summary.json").write_text(json.dumps({**told, **changed}))
-    plain_study(tmp_path, runs)
-    told = json.loads((tmp_path / "study.json").read_text())
-    for cell in told["cells"]:
-        cell["condition"] = cell["condition"].partition("-")[2]
-    (tmp_path / "study.json").write_text(json.dumps(told))
+    scored_study(tmp_path, shares)
     study = read_study(tmp_path)
     assert write_correlations(study) is not None
     table = read_correlations(study)

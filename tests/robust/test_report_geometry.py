@@ -27,7 +27,7 @@ from robust.study.correlation_files import measure_name, write_correlations
 from robust.study.correlations import correlate, strongest
 from robust.study.store import read_study
 from tests.robust import av_toys, stores
-from tests.robust.geometry_stores import geometry_run, plain_study, rewritten, small_study, table_of
+from tests.robust.geometry_stores import geometry_run, plain_study, rewritten, scored_study, small_study, table_of
 from tests.robust.studies import as_text, furnish
 from tests.robust.test_report import Page, text
 from tests.robust.test_report_physical import HOSTILE, plain
@@ -49,6 +49,19 @@ def study_page(study: Path) -> str:
 
 def pictures(html: str) -> list[dict[str, str]]:
     return [tag for tag in Page(html).all("img") if tag["alt"].startswith(("By class", "Scatter", "Measures of"))]
+
+
+def test_a_study_of_scores_alone_tells_how_they_rank(tmp_path: Path) -> None:
+    folder = scored_study(tmp_path)
+    write_correlations(read_study(folder))
+    html = build_page([folder]).html
+    assert "Do attacks and noise rank victims alike?" in html
+    assert "geometry?" not in html
+    alts = [tag["alt"] for tag in Page(html).all("img")]
+    assert [alt for alt in alts if alt.startswith("Scores")] == [
+        "Scores in noise against scores under attack",
+        "Scores of ast, m5, cnn14, m18",
+    ]
 
 
 def test_a_run_tells_every_number_that_it_stored(tmp_path: Path) -> None:
