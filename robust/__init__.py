@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from robust.model_geometry import geometry as geometry
     from robust.over_the_air import AirRun as AirRun
     from robust.over_the_air import air as air
+    from robust.pretraining import pretrain as pretrain
     from robust.purified_attack import PurifiedRun as PurifiedRun
     from robust.purified_attack import attack_purified as attack_purified
     from robust.purified_curve import purified_curve as purified_curve
@@ -105,6 +106,7 @@ _HOMES = {
     "compare": "robust.evaluation.paired",
     "thresholds": "robust.evaluation.thresholds",
     "train": "robust.training",
+    "pretrain": "robust.pretraining",
     "Batch": "robust.types",
     "Clip": "robust.types",
     "Dataset": "robust.types",

@@ -18,6 +18,7 @@ from robust.cli.geometry import geometry
 from robust.cli.listing import data, victims
 from robust.cli.music import music
 from robust.cli.noise import noise
+from robust.cli.pretrain import pretrain
 from robust.cli.report import report
 from robust.cli.sticker import sticker
 from robust.cli.study import study
@@ -49,6 +50,7 @@ COMMANDS = (
     universal,
     thresholds,
     train,
+    pretrain,
     generate,
     victims,
     data,

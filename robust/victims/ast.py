@@ -17,13 +17,13 @@ from robust.frontends.kaldi import KaldiFbank
 from robust.frontends.specaugment import SpecAugment
 from robust.types import DEFAULT_BOUNDS, Inputs, Task, VictimSpec
 from robust.victims.base import Victim
+from robust.victims.hub import first_line, labels_of, raw_config, task_of, unfitting, where
 from robust.victims.registry import register
 
 if TYPE_CHECKING:
     from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
 MODEL_TYPE = "audio-spectrogram-transformer"
-AUDIOSET_CLASSES = 527
 PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 FRAME_LENGTH, HOP_LENGTH = 400, 160  # samples; transformers' extractor has no others
 
@@ -183,33 +183,13 @@ def load_ast(source: str) -> Victim:
         VictimError: If there is no such checkpoint, or it cannot be fetched.
         CheckpointError: If it is no AST, its weights are not all there, or its parts do not fit together.
     """
-    raw = _raw_config(source)
+    raw = raw_config(source, "AST checkpoint")
     if raw.get("model_type") != MODEL_TYPE:
         raise CheckpointError(f"{source} is a {raw.get('model_type')!r} checkpoint; `ast` loads {MODEL_TYPE!r} ones.")
     model = _model(source)
     config = model.config
-    labels = tuple(config.id2label[index] for index in sorted(config.id2label))
-    problem = config.problem_type or ("multi_label_classification" if len(labels) == AUDIOSET_CLASSES else "")
     settings = _settings(source, config)
-    task: Task = "multilabel" if problem == "multi_label_classification" else "multiclass"
-    return Ast(model, labels=labels, task=task, settings=settings).eval()
-
-
-def _raw_config(source: str) -> dict[str, Any]:
-    """The checkpoint's `config.json`, unvalidated."""
-    from transformers import ASTConfig
-
-    raw: dict[str, Any]
-    try:
-        raw, _ = ASTConfig.get_config_dict(source)
-    except Exception as error:  # the hub's client fails in many ways: no such id, no network, not an id at all
-        raise VictimError(
-            f"No AST checkpoint at {source!r}: {_where(source)}. Give a directory with config.json and "
-            f"model.safetensors, or a hub id that is reachable or cached. ({_first_line(error)})"
-        ) from error
-    if not raw:
-        raise VictimError(f"No AST checkpoint at {source!r}: {_where(source)}, and found no config.json.")
-    return raw
+    return Ast(model, labels=labels_of(config), task=task_of(config), settings=settings).eval()
 
 
 def _model(source: str) -> ASTForAudioClassification:
@@ -227,17 +207,12 @@ def _model(source: str) -> ASTForAudioClassification:
         )
     except Exception as error:  # missing, unsafe and misshapen weights each raise something else
         raise CheckpointError(
-            f"The weights of {source!r} cannot be loaded: {_where(source)}. Only safetensors of the shapes in its "
-            f"config.json are read; convert .bin files first. ({_first_line(error)})"
+            f"The weights of {source!r} cannot be loaded: {where(source)}. Only safetensors of the shapes in its "
+            f"config.json are read; convert .bin files first. ({first_line(error)})"
         ) from error
-    wrong = {what: sorted(map(str, info.get(what, ()))) for what in ("missing_keys", "unexpected_keys")}
-    if any(wrong.values()):
-        problems = [
-            f"{len(keys)} {what.replace('_', ' ')}: {', '.join(keys[:3])}" for what, keys in wrong.items() if keys
-        ]
-        raise CheckpointError(
-            f"The weights of {source!r} are not those of AST with a classifier: {'; '.join(problems)}."
-        )
+    wrong = unfitting(info, ("missing_keys", "unexpected_keys"))
+    if wrong:
+        raise CheckpointError(f"The weights of {source!r} are not those of AST with a classifier: {wrong}.")
     return model
 
 
@@ -251,7 +226,7 @@ def _extractor(source: str, config: ASTConfig) -> ASTFeatureExtractor:
     try:
         return ASTFeatureExtractor.from_pretrained(source)
     except Exception as error:  # a wrong guess at the normalisation would go unseen, so there is no default here
-        raise CheckpointError(f"The preprocessor of {source!r} cannot be read. ({_first_line(error)})") from error
+        raise CheckpointError(f"The preprocessor of {source!r} cannot be read. ({first_line(error)})") from error
 
 
 def _settings(source: str, config: ASTConfig) -> AstSettings:
@@ -284,15 +259,6 @@ def _settings(source: str, config: ASTConfig) -> AstSettings:
         dropout=config.hidden_dropout_prob,
         attention_dropout=config.attention_probs_dropout_prob,
     )
-
-
-def _where(source: str) -> str:
-    """What was tried, for messages."""
-    return "tried the directory of that name" if Path(source).is_dir() else "no such directory; tried the model hub"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @register(

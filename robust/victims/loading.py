@@ -19,7 +19,9 @@ from robust.victims.registry import VictimEntry, is_registered, victim_entry
 EMBEDDED = Path(__file__).parents[1] / "weights"
 
 
-def load_victim(name: str, *, weights: str | Path | None = None, device: str | torch.device = "auto") -> Victim:
+def load_victim(
+    name: str, *, weights: str | Path | None = None, device: str | torch.device = "auto", gradients: bool = True
+) -> Victim:
     """A victim ready to be attacked: weights loaded, in evaluation mode, on its device, its gradients probed.
 
     Args:
@@ -29,15 +31,18 @@ def load_victim(name: str, *, weights: str | Path | None = None, device: str | t
             (`.safetensors` with its card), or what the model's own loader takes: for `ast` a Hugging Face hub id or
             folder, for `cnn14` an upstream `.pth`.
         device: `auto` takes CUDA where there is one.
+        gradients: Whether it must give any. Without, it is for what only asks: corruptions, black-box attacks; a
+            gradient attack on it would find nothing and make it look robust.
 
     Raises:
-        VictimError: If there is no such model, or it cannot be attacked by gradients.
+        VictimError: If there is no such model, or it cannot be attacked by gradients and is to be.
         CheckpointError: If the weights cannot be read or belong to another architecture.
     """
     own = ":" in name and not is_registered(name)
     victim = _own(name, weights) if own else _registered(victim_entry(name), weights)
     victim = victim.to(find_device(device)).eval()
-    check_gradients(victim, victim.spec)
+    if gradients:
+        check_gradients(victim, victim.spec)
     return victim
 
 

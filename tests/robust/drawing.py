@@ -100,7 +100,6 @@ FIGURES: dict[str, Callable[[Path], Path]] = {
     "certified_curves": defended_stores.certificates,
     "geometry": geometry_stores.small_study,
     "geometry_scatter": geometry_stores.small_study,
-    "architectures": geometry_stores.scored_study,
 }
 KINDS = {
     "robustness_curves": "curve",
@@ -119,7 +118,6 @@ KINDS = {
     "certified_curves": "certificate",
     "geometry": "geometry",
     "geometry_scatter": "geometry",
-    "architectures": "attack",
 }
 
 

@@ -26,7 +26,7 @@ from robust.plots import saving
 from robust.plots.purification import ADAPTIVE, SERIES
 from robust.plots.style import COLUMN_INCHES, PAGE_INCHES, SMALLEST_POINTS, bar_looks, number, styled
 from robust.study.store import read_study
-from tests.robust import defended_stores, physical_stores, stores, table_stores
+from tests.robust import defended_stores, geometry_stores, physical_stores, stores, table_stores
 from tests.robust.drawing import (
     DPI,
     FIGURES,
@@ -505,3 +505,12 @@ def test_long_names_stay_on_the_page(drawn: dict[str, Figure]) -> None:
             canvas.draw()
         box = figure.legends[0].get_window_extent(canvas.get_renderer())
         assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, name
+
+
+def test_architectures_are_scored_and_ranked(tmp_path: Path) -> None:
+    found = figures_of("architectures", geometry_stores.scored_study(tmp_path))
+    assert list(found) == ["architectures-scores", "architectures-ranks"]
+    (panel,) = found["architectures-ranks"].axes
+    assert "τ = +0.67" in panel.get_title()
+    rows = [tick.get_text() for tick in found["architectures-scores"].axes[0].get_yticklabels()]
+    assert rows == ["cnn14", "m5", "m18", "ast"], "by family"

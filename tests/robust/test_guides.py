@@ -56,6 +56,7 @@ ONLY_PARSED = {
 CHECKED = (
     *("attack", "curve", "study", "universal", "train", "noise", "air", "music", "sticker", "certify", "generate"),
     "geometry",
+    "pretrain",
 )
 
 
