@@ -511,6 +511,6 @@ def test_architectures_are_scored_and_ranked(tmp_path: Path) -> None:
     found = figures_of("architectures", geometry_stores.scored_study(tmp_path))
     assert list(found) == ["architectures-scores", "architectures-ranks"]
     (panel,) = found["architectures-ranks"].axes
-    assert "τ = +0.67" in panel.get_title()
+    assert "τ = +0.67" in panel.get_title("left")
     rows = [tick.get_text() for tick in found["architectures-scores"].axes[0].get_yticklabels()]
     assert rows == ["cnn14", "m5", "m18", "ast"], "by family"
