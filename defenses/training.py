@@ -18,7 +18,7 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 TrainingBatch = tuple[dict[str, Tensor], Tensor]
 """Modality -> (B, ...) inputs, and (B, K) label weights."""
 
-DROPOUT = 7_919
+DROPOUT, MASKS = 7_919, 7_927
 LAST, BEST = "last", "best"
 """Files of a training under way, without `.ckpt`."""
 
@@ -79,8 +79,15 @@ class Learner(lightning.LightningModule):
         self.started = time.monotonic() - self.seconds_before
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        """Dropout draws from torch's global generator: a step that is taken again after a stop draws the same."""
+        """A step that is taken again after a stop draws the same dropout and the same masks.
+
+        Dropout draws from torch's global generator; what masks patches or stripes of a spectrogram, from its own.
+        """
         torch.manual_seed(self.generator(self.global_rank, DROPOUT).initial_seed())
+        for place, module in enumerate(self.modules()):
+            own = getattr(module, "generator", None)
+            if isinstance(own, torch.Generator):
+                own.manual_seed(self.generator(self.global_rank, MASKS, place).initial_seed())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the best score so far and the time spent."""

@@ -16,12 +16,11 @@ from torch import Tensor
 from attacks.errors import unknown
 from defenses.diffusion_unet import UNetDiffusion, UNetSettings
 from defenses.mel import REACH, MelDomain
-from robust.data import load_data
 from robust.data.reading import read_clips
 from robust.diffusion_models import DOMAINS, load_diffusion, save_diffusion
 from robust.errors import CheckpointError, DataError
 from robust.evaluation.store import git_revision
-from robust.training_setup import PRECISIONS, checkpoint_path, loader, quiet_lightning
+from robust.training_setup import PRECISIONS, checkpoint_path, load_splits, loader, quiet_lightning, take_fitting
 from robust.types import Dataset, VictimSpec
 from robust.victims.checkpoints import round_to_half
 from robust.victims.loading import find_device
@@ -109,11 +108,7 @@ def train_diffusion(
     if precision not in PRECISIONS:
         raise DataError(unknown("precision", precision, PRECISIONS))
     recipe, path = recipe or diffusion_recipe(), checkpoint_path(out)
-    generated = {} if clips is None else {"clips": clips}
-    splits = {
-        split: load_data(data, split=split, root=root, **data_options, **(generated if split == "train" else {}))
-        for split in SPLITS
-    }
+    splits = load_splits(data, root, clips, data_options, SPLITS)
     spec = _spec(domain, splits["train"], sample_rate, clip_seconds)
     settings = _settings(domain, splits["train"], spec, config or {})
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -161,11 +156,8 @@ def train_diffusion(
 
 def _start_from(model: UNetDiffusion, source: str) -> None:
     """Copies weights of equal name and shape from another model."""
-    own, other = model.state_dict(), load_diffusion(source).state_dict()
-    fitting = {name: value for name, value in other.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
+    if not take_fitting(model, load_diffusion(source).state_dict()):
         raise CheckpointError(f"No weight of {source} fits a diffusion model of this domain and these sizes.")
-    model.load_state_dict({**own, **fitting})
 
 
 def _spec(domain: str, data: Dataset, sample_rate: int, clip_seconds: float) -> VictimSpec:

@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robust.atomic import write_atomically
-from robust.data import load_data
 from robust.data.reading import read_clips
 from robust.errors import CheckpointError, DataError, unknown
 from robust.evaluation.store import git_revision
-from robust.training_setup import PRECISIONS, checkpoint_path, loader, quiet_lightning
+from robust.training_setup import PRECISIONS, checkpoint_path, load_splits, loader, quiet_lightning, take_fitting
 from robust.types import Dataset, VictimSpec
 from robust.victims.audio_mae import SMALL
 from robust.victims.audio_mae_decoder import (
@@ -128,11 +127,7 @@ def pretrain(
     if not 0 < mask_ratio < 1:
         raise DataError(f"The share of patches to hide must be above 0 and below 1; given {mask_ratio}.")
     recipe, path = recipe or pretraining_recipe(), checkpoint_path(out)
-    generated = {} if clips is None else {"clips": clips}
-    splits = {
-        split: load_data(data, split=split, root=root, **data_options, **(generated if split == "train" else {}))
-        for split in SPLITS
-    }
+    splits = load_splits(data, root, clips, data_options, SPLITS)
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(recipe.seed)  # torch initialises weights and drops out from its global state alone
         model = _begun(config or {}, init).to(find_device(device))
@@ -264,12 +259,8 @@ def _begun(config: Mapping[str, Any], init: str | None) -> MaskedAutoencoder:
             raise DataError(f"{init} brings its own configuration; leave out the settings {', '.join(sorted(config))}.")
         return load_published_autoencoder(init)
     model = MaskedAutoencoder(*split_settings({**SMALL, **SMALL_DECODER, **config}))
-    if init is not None:
-        own, other = model.state_dict(), load_pretrained(init).state_dict()
-        fitting = {name: value for name, value in other.items() if name in own and own[name].shape == value.shape}
-        if not fitting:
-            raise CheckpointError(f"No weight of {init} fits a model of these sizes.")
-        model.load_state_dict({**own, **fitting})
+    if init is not None and not take_fitting(model, load_pretrained(init).state_dict()):
+        raise CheckpointError(f"No weight of {init} fits a model of these sizes.")
     return model
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from robust.data import load_data
 from robust.errors import DataError, unknown
 from robust.evaluation.store import git_revision
 from robust.generated_training import generated_share, with_generated
@@ -20,7 +19,16 @@ from robust.metrics.classification import Score
 from robust.scoring import score, victim_device
 from robust.training_defense import TrainingDefense, settings_for, watched
 from robust.training_folder import TrainingFolder, check_loggers
-from robust.training_setup import PRECISIONS, checkpoint_path, forget, loader, quiet_lightning, start_from, targets_of
+from robust.training_setup import (
+    PRECISIONS,
+    checkpoint_path,
+    forget,
+    load_splits,
+    loader,
+    quiet_lightning,
+    start_from,
+    targets_of,
+)
 from robust.types import Dataset
 from robust.victims.base import Victim
 from robust.victims.checkpoints import round_to_half, save_checkpoint
@@ -116,7 +124,7 @@ def train(
     check_loggers(loggers)
     recipe, path, entry = recipe or default_recipe(model), checkpoint_path(out), victim_entry(model)
     asked = TrainingDefense(defense) if isinstance(defense, str) else defense
-    splits = _splits(data, root, clips, data_options)
+    splits = load_splits(data, root, clips, data_options)
     changes = _augmentation(augment)
     splits["train"], _, generated_clips = with_generated(splits["train"], augment, seed=recipe.seed, device=device)
     labels, task = splits["train"].labels, splits["train"].task
@@ -177,15 +185,6 @@ def train(
     save_checkpoint(victim, path, card, half=half)
     folder.done(keep_logs=bool(loggers))
     return Trained(victim, path, test, card)
-
-
-def _splits(data: str, root: str | Path | None, clips: int | None, options: Mapping[str, Any]) -> dict[str, Dataset]:
-    """Train, validation and test; of a generated set as many training clips as asked."""
-    more = {} if clips is None else {"clips": clips}
-    return {
-        split: load_data(data, split=split, root=root, **options, **(more if split == "train" else {}))
-        for split in ("train", "validation", "test")
-    }
 
 
 def _augmentation(augment: Sequence[str]) -> Augmentation:

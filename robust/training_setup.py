@@ -6,14 +6,15 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as functional
-from torch import Tensor
+from torch import Tensor, nn
 
+from robust.data import load_data
 from robust.data.reading import read_clips
 from robust.errors import CheckpointError, StoreError
 from robust.types import Clip, Dataset, VictimSpec
@@ -61,6 +62,21 @@ def loader(
     return batches if replays == 1 else Replayed(batches, replays)
 
 
+def load_splits(
+    data: str,
+    root: str | Path | None,
+    clips: int | None,
+    options: Mapping[str, Any],
+    names: Sequence[str] = ("train", "validation", "test"),
+) -> dict[str, Dataset]:
+    """Splits by name; of a generated set as many training clips as asked."""
+    more = {} if clips is None else {"clips": clips}
+    return {
+        split: load_data(data, split=split, root=root, **options, **(more if split == "train" else {}))
+        for split in names
+    }
+
+
 def forget(batches: Any) -> None:
     """Lets go of the clips that a loader keeps.
 
@@ -71,8 +87,8 @@ def forget(batches: Any) -> None:
 
 def targets_of(data: Dataset, spec: VictimSpec) -> Tensor:
     """(N, K) label weights of all clips, for sampling by them."""
-    clips = _Clips(data, spec)
-    return torch.stack([clips[index][1] for index in range(len(clips))])
+    labels = (clip.label for clip in read_clips(data, spec, range(len(data))))
+    return torch.stack([_weights(label, len(spec.labels)) for label in labels])
 
 
 class EpochOrder(torch.utils.data.Sampler[int]):
@@ -163,16 +179,18 @@ class _Clips(torch.utils.data.Dataset[_Item]):
             self._room -= size
 
     def _item(self, clip: Clip) -> _Item:
-        label = clip.label
-        if label.ndim == 0:
-            return clip.inputs, functional.one_hot(label, len(self.spec.labels)).float()
-        return clip.inputs, label.float()
+        return clip.inputs, _weights(clip.label, len(self.spec.labels))
 
     @staticmethod
     def collate(items: list[_Item]) -> _Item:
         names = items[0][0].keys()
         inputs = {name: torch.stack([item[0][name] for item in items]) for name in names}
         return inputs, torch.stack([item[1] for item in items])
+
+
+def _weights(label: Tensor, classes: int) -> Tensor:
+    """(K,) label weights of one clip."""
+    return functional.one_hot(label, classes).float() if label.ndim == 0 else label.float()
 
 
 def checkpoint_path(out: str | Path) -> Path:
@@ -199,12 +217,19 @@ def start_from(victim: Victim, init: str | None, entry: VictimEntry) -> dict[str
     path = embedded_weights(entry.name) if init == "embedded" else Path(init)
     source = read_safetensors(path)
     card = read_card(path)
-    own = victim.state_dict()
-    fitting = {name: value for name, value in source.items() if name in own and own[name].shape == value.shape}
+    fitting = take_fitting(victim, source)
     if not fitting:
         raise CheckpointError(f"No weight of {path} fits the model {entry.name!r}; drop --init or name another.")
-    victim.load_state_dict({**own, **fitting})
-    return {"from": init, "trained_on": card.get("data", {}), "random": sorted(own.keys() - fitting.keys())}
+    random = sorted(victim.state_dict().keys() - fitting)
+    return {"from": init, "trained_on": card.get("data", {}), "random": random}
+
+
+def take_fitting(module: nn.Module, source: Mapping[str, Tensor]) -> set[str]:
+    """Copies weights of equal name and shape; gives the names of those."""
+    own = module.state_dict()
+    fitting = {name: value for name, value in source.items() if name in own and own[name].shape == value.shape}
+    module.load_state_dict({**own, **fitting})
+    return set(fitting)
 
 
 def quiet_lightning() -> None:

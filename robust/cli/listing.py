@@ -63,16 +63,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading, justify in (
-        ("name", "left"),
-        ("family", "left"),
-        ("parameters", "right"),
-        ("modalities", "left"),
-        ("Hz", "right"),
-        ("clean", "left"),
-        ("parity", "left"),
-    ):
-        table.add_column(heading, justify=justify, no_wrap=heading == "name")  # type: ignore[arg-type]
+    for heading in ("name", "family", "parameters", "modalities", "Hz", "clean", "parity"):
+        number = heading in ("parameters", "Hz")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=heading == "name")
     for row in rows:
         clean = f"{100 * row['clean']['score']:.1f} % ({row['embedded']})" if row["clean"] else "-"
         table.add_row(

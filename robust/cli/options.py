@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,9 +50,14 @@ def named_models(models: list[str], weights: list[str] | None) -> dict[str, tupl
     return found
 
 
+def file_name(*words: str) -> str:
+    """Words joined to one part of a path: of `hf:lab/model` or `hear:module:/a/file.pt` no folders are made."""
+    return re.sub(r"[^\w.+-]+", "-", "-".join(words))
+
+
 def new_run(*words: str) -> Path:
     """Where a run goes unless told: runs/TIME-WORDS, numbered where the second has one of that name already."""
-    name = "-".join([f"{datetime.datetime.now():%Y%m%d-%H%M%S}", *words])
+    name = file_name(f"{datetime.datetime.now():%Y%m%d-%H%M%S}", *words)
     folder, others = Path("runs") / name, 1
     while folder.exists():
         others += 1

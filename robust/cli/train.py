@@ -162,7 +162,7 @@ def train(
         model,
         data,
         root=root,
-        out=out or Path("checkpoints") / f"{model}-{data}.safetensors",
+        out=out or Path("checkpoints") / f"{options.file_name(model, data)}.safetensors",
         recipe=recipe,
         config={**options.settings(config), **({} if clip_seconds is None else {"clip_seconds": clip_seconds})},
         init=init,

@@ -5,11 +5,8 @@ Reference: Koutini et al., "Efficient Training of Audio Transformers with Patcho
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from robust.errors import VictimError
 from robust.frontends.kaldi import PREEMPHASIS
@@ -46,26 +43,9 @@ class EmphasisedMel(MelSpectrogram):
             fmax=fmax,
             norm=None,
             mel_scale="kaldi",
+            triangles_in_mel=True,
+            periodic=False,
         )
-        from transformers.audio_utils import mel_filter_bank
-
-        with warnings.catch_warnings():
-            # Narrow low filters between two bins are empty; upstream checkpoints were trained with exactly those.
-            warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
-            mel = mel_filter_bank(
-                num_frequency_bins=n_fft // 2 + 1,
-                num_mel_filters=n_mels,
-                min_frequency=fmin,
-                max_frequency=fmax,
-                sampling_rate=sample_rate,
-                norm=None,
-                mel_scale="kaldi",
-                triangularize_in_mel_space=True,
-            )
-        before = (n_fft - win_length) // 2
-        symmetric = functional.pad(torch.hann_window(win_length, periodic=False), (before, n_fft - win_length - before))
-        self.mel.copy_(torch.as_tensor(mel, dtype=torch.float32))
-        self.window.copy_(symmetric)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Features (B, 1 + (T - 2) // hop_length, n_mels) of `audio` (B, T) in [-1, 1].

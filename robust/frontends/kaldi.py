@@ -5,13 +5,12 @@ Reference: Gong et al., "AST: Audio Spectrogram Transformer", Interspeech 2021; 
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from robust.errors import VictimError
+from robust.frontends.mel import mel_filters
 
 PREEMPHASIS = 0.97
 FLOOR = 1.192092955078125e-07  # Kaldi's floor of mel energies: float32's epsilon
@@ -51,7 +50,7 @@ class KaldiFbank(nn.Module):
         n_fft: int = 512,
     ) -> None:
         super().__init__()
-        from transformers.audio_utils import mel_filter_bank, window_function
+        from transformers.audio_utils import window_function
 
         self.max_frames = max_frames
         self.mean = mean
@@ -59,22 +58,19 @@ class KaldiFbank(nn.Module):
         self.frame_length = frame_length
         self.hop_length = hop_length
         self.n_fft = n_fft
-        with warnings.catch_warnings():
-            # 128 filters on 257 bins leave some of the lowest ones empty; AST was trained with exactly those.
-            warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
-            mel = mel_filter_bank(
-                num_frequency_bins=n_fft // 2 + 1,
-                num_mel_filters=n_mels,
-                min_frequency=20.0,
-                max_frequency=sample_rate // 2,
-                sampling_rate=sample_rate,
-                norm=None,
-                mel_scale="kaldi",
-                triangularize_in_mel_space=True,
-            )
+        filters = mel_filters(
+            sample_rate=sample_rate,
+            n_fft=n_fft,
+            n_mels=n_mels,
+            fmin=20.0,
+            fmax=sample_rate // 2,
+            norm=None,
+            mel_scale="kaldi",
+            triangles_in_mel=True,
+        )
         window = window_function(frame_length, "hann", periodic=False)
         # Not persistent: upstream checkpoints have no such entries, and both follow from the configuration.
-        self.register_buffer("mel", torch.as_tensor(mel, dtype=torch.float32), persistent=False)
+        self.register_buffer("mel", filters, persistent=False)
         self.register_buffer("window", torch.as_tensor(window, dtype=torch.float32), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:

@@ -12,8 +12,38 @@ from torch.nn import functional
 from robust.errors import VictimError
 
 
+def mel_filters(
+    *,
+    sample_rate: int,
+    n_fft: int,
+    n_mels: int,
+    fmin: float,
+    fmax: float,
+    norm: Literal["slaney"] | None,
+    mel_scale: Literal["slaney", "htk", "kaldi"],
+    triangles_in_mel: bool = False,
+) -> Tensor:
+    """Filters (n_fft // 2 + 1, n_mels), float32; arguments as of `MelSpectrogram`."""
+    from transformers.audio_utils import mel_filter_bank
+
+    with warnings.catch_warnings():
+        # Narrow low filters between two bins are empty; upstream checkpoints were trained with exactly those.
+        warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
+        filters = mel_filter_bank(
+            num_frequency_bins=n_fft // 2 + 1,
+            num_mel_filters=n_mels,
+            min_frequency=fmin,
+            max_frequency=fmax,
+            sampling_rate=sample_rate,
+            norm=norm,
+            mel_scale=mel_scale,
+            triangularize_in_mel_space=triangles_in_mel,
+        )
+    return torch.as_tensor(filters, dtype=torch.float32)
+
+
 class MelSpectrogram(nn.Module):
-    """Power spectrogram (periodic Hann window) and mel filters, as torchaudio and librosa compute them.
+    """Power spectrogram (Hann window) and mel filters, as torchaudio and librosa compute them.
 
     Args:
         sample_rate: Hz.
@@ -25,6 +55,8 @@ class MelSpectrogram(nn.Module):
         fmax: Upper edge of the highest filter, Hz; half the rate when None.
         norm: Filters of equal area (`slaney`) or of equal height (None).
         mel_scale: `slaney` (linear below 1 kHz), `htk` or `kaldi`.
+        triangles_in_mel: Whether filters are triangles over mel, as Kaldi's, instead of over Hz.
+        periodic: Whether the window is the periodic one, instead of the symmetric one.
         pad_mode: How clips are continued by half a DFT at both ends (`reflect`, `constant`); None: not at all, and the
             first frame begins with the clip.
     """
@@ -44,29 +76,27 @@ class MelSpectrogram(nn.Module):
         fmax: float | None = None,
         norm: Literal["slaney"] | None = "slaney",
         mel_scale: Literal["slaney", "htk", "kaldi"] = "slaney",
+        triangles_in_mel: bool = False,
+        periodic: bool = True,
         pad_mode: Literal["reflect", "constant"] | None = "reflect",
     ) -> None:
         super().__init__()
-        from transformers.audio_utils import mel_filter_bank
-
         self.n_fft, self.hop_length, self.pad_mode = n_fft, hop_length, pad_mode
-        with warnings.catch_warnings():
-            # Narrow low filters between two bins are empty; upstream checkpoints were trained with exactly those.
-            warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
-            mel = mel_filter_bank(
-                num_frequency_bins=n_fft // 2 + 1,
-                num_mel_filters=n_mels,
-                min_frequency=fmin,
-                max_frequency=sample_rate / 2 if fmax is None else fmax,
-                sampling_rate=sample_rate,
-                norm=norm,
-                mel_scale=mel_scale,
-            )
+        filters = mel_filters(
+            sample_rate=sample_rate,
+            n_fft=n_fft,
+            n_mels=n_mels,
+            fmin=fmin,
+            fmax=sample_rate / 2 if fmax is None else fmax,
+            norm=norm,
+            mel_scale=mel_scale,
+            triangles_in_mel=triangles_in_mel,
+        )
         length = n_fft if win_length is None else win_length
         before = (n_fft - length) // 2
-        window = functional.pad(torch.hann_window(length, periodic=True), (before, n_fft - length - before))
+        window = functional.pad(torch.hann_window(length, periodic=periodic), (before, n_fft - length - before))
         # Not persistent: both follow from the configuration, and 2 MB of embedded weights have better uses.
-        self.register_buffer("mel", torch.as_tensor(mel, dtype=torch.float32), persistent=False)
+        self.register_buffer("mel", filters, persistent=False)
         self.register_buffer("window", window, persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:

@@ -25,9 +25,7 @@ from robust.victims.audio_mae_encoder import (
 from robust.victims.base import Victim
 from robust.victims.patch_masking import StructuredMask
 from robust.victims.registry import register
-from robust.victims.upstream import check_entries, labels_beside
-
-AUDIOSET_CLASSES = 527
+from robust.victims.upstream import AUDIOSET_CLASSES, check_entries, labels_beside
 
 SMALL: dict[str, Any] = {
     "clip_seconds": 1.0,

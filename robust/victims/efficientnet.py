@@ -120,7 +120,7 @@ class EfficientNetVictim(Victim):
             norm=None,
             mel_scale="htk",
         )
-        self.network = _network(settings)
+        self.network = efficientnet(settings)
         self.dropout = nn.Dropout(settings.dropout)
         self.classifier = FrameHead(self.network.num_features, len(labels), "average")
         self.config = asdict(settings)
@@ -145,7 +145,7 @@ class EndPadded(nn.Conv2d):
         return super().forward(functional.pad(maps, (0, 1, 0, 1)))
 
 
-def _network(settings: EfficientNetSettings) -> EfficientNet:
+def efficientnet(settings: EfficientNetSettings) -> EfficientNet:
     """EfficientNet of timm with upstream's padding, which was fixed for pictures of 260 x 260 whatever it is fed.
 
     On such pictures "same" padding is lopsided where an even size meets a kernel of 3 and a stride of 2: in the stem
@@ -178,7 +178,7 @@ def _end_padded(convolution: nn.Conv2d) -> EndPadded:
     padded = EndPadded(
         convolution.in_channels,
         convolution.out_channels,
-        convolution.kernel_size,  # type: ignore[arg-type]  # two numbers, typed as any number of them
+        convolution.kernel_size[0],
         stride=2,
         groups=convolution.groups,
         bias=False,

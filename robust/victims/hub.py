@@ -8,8 +8,8 @@ from typing import Any
 
 from robust.errors import VictimError
 from robust.types import Task
+from robust.victims.upstream import AUDIOSET_CLASSES
 
-AUDIOSET_CLASSES = 527
 MULTILABEL = "multi_label_classification"
 
 

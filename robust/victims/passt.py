@@ -22,9 +22,8 @@ from robust.victims.base import Victim
 from robust.victims.checkpoints import read_safetensors
 from robust.victims.passt_net import PasstNet, PasstSettings
 from robust.victims.registry import register
-from robust.victims.upstream import check_entries, labels_beside, read_state
+from robust.victims.upstream import AUDIOSET_CLASSES, check_entries, labels_beside, read_state
 
-AUDIOSET_CLASSES = 527
 UPSTREAM_MELS = 128
 HEAD_WIDTH = 64
 STRIDES = {12: 10, 10: 12, 9: 14, 8: 16}

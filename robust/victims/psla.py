@@ -19,7 +19,7 @@ from robust.frontends.kaldi import KaldiFbank
 from robust.frontends.specaugment import SpecAugment
 from robust.types import DEFAULT_BOUNDS, Inputs, Task, VictimSpec
 from robust.victims.base import Victim
-from robust.victims.efficientnet import REDUCTION, EfficientNetSettings, _network, upstream_names
+from robust.victims.efficientnet import REDUCTION, EfficientNetSettings, efficientnet, upstream_names
 from robust.victims.pooling import mix_logits, pool
 from robust.victims.registry import register
 from robust.victims.spectrogram import load_renamed, read_upstream
@@ -153,7 +153,7 @@ class Psla(Victim):
             std=settings.std / 2,  # the filterbank divides by twice it
         )
         self.spec_augment = SpecAugment(time_width=settings.time_mask, freq_width=settings.freq_mask, stripes=1)
-        self.network = _network(
+        self.network = efficientnet(
             EfficientNetSettings(
                 width=settings.width,
                 depth=settings.depth,

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from robust.errors import CheckpointError
 
+AUDIOSET_CLASSES = 527
+
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict in a checkpoint, read without executing anything in it."""

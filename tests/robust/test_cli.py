@@ -534,6 +534,14 @@ def test_universal_refuses_a_full_folder_before_it_fits(run: Run, tmp_path: Path
     assert [path.name for path in taken.iterdir()] == ["note.txt"]
 
 
+@pytest.mark.parametrize("model", ["hf:lab/model", "hear:module:/a/file.pt", "mine.py:factory", "concat:m3+m5"])
+def test_names_of_models_make_one_part_of_a_path(model: str) -> None:
+    name = options.file_name(model, "events")
+    assert Path(name).parts == (name,)
+    assert name.endswith("-events")
+    assert ":" not in name
+
+
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stopped(datetime.datetime):
         @classmethod

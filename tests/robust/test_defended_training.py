@@ -27,6 +27,11 @@ from robust.victims.registry import build_victim
 
 RATE = 8000
 CONFIG = {"sample_rate": RATE, "clip_seconds": 0.1, "width": 0.1}
+MASKED = {
+    **{"sample_rate": RATE, "clip_seconds": 0.1, "n_fft": 128, "hop_length": 25, "n_mels": 16, "embedding": 16},
+    **{"conv_layers": 2, "pool_layers": 2, "transformer_layers": 1, "heads": 2, "time_mask": 8, "freq_mask": 4},
+}
+"""Of `cnn-transformer`, which masks its spectrogram and drops out in training."""
 EPS = 0.02
 
 
@@ -43,10 +48,11 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def trained(tones: Path, out: Path, defense: TrainingDefense | str | None, **options: object):
-    recipe = with_limits(default_recipe("m5"), **{"epochs": 6, **options.pop("limits", {})})
+def trained(tones: Path, out: Path, defense: TrainingDefense | str | None, model: str = "m5", **options: object):
+    recipe = with_limits(default_recipe(model), **{"epochs": 6, **options.pop("limits", {})})
+    config = CONFIG if model == "m5" else MASKED
     return train(
-        "m5", "folder", root=tones, out=out, recipe=recipe, config=CONFIG, batch_size=8, defense=defense, **options
+        model, "folder", root=tones, out=out, recipe=recipe, config=config, batch_size=8, defense=defense, **options
     )
 
 
@@ -90,17 +96,18 @@ def test_defenses_train(tones: Path, tmp_path: Path, name: str) -> None:
     assert done.card["defense"]["name"] == name
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(tones: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["m5", "cnn-transformer"])
+def test_an_interrupted_training_goes_on_to_the_same_weights(tones: Path, tmp_path: Path, model: str) -> None:
     defense = pgd(name="pgd+mixup")
-    whole = trained(tones, tmp_path / "whole", defense, limits={"epochs": 4})
+    whole = trained(tones, tmp_path / "whole", defense, model, limits={"epochs": 4})
     script = tmp_path / "train.py"
     script.write_text(
         "import sys\n"
         "from pathlib import Path\n"
         "from tests.robust.test_defended_training import pgd, trained\n"
-        "trained(Path(sys.argv[1]), Path(sys.argv[2]), pgd(name='pgd+mixup'), limits={'epochs': 4})\n"
+        "trained(Path(sys.argv[1]), Path(sys.argv[2]), pgd(name='pgd+mixup'), sys.argv[3], limits={'epochs': 4})\n"
     )
-    command = [sys.executable, str(script), str(tones), str(tmp_path / "cut")]
+    command = [sys.executable, str(script), str(tones), str(tmp_path / "cut"), model]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, env=environment)
     state = tmp_path / "cut.training" / "last.ckpt"
@@ -111,7 +118,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tones: Path, tmp_pa
     process.wait()
     assert state.exists()
     assert not (tmp_path / "cut.safetensors").exists()
-    resumed = trained(tones, tmp_path / "cut", defense, limits={"epochs": 4}, resume=True)
+    resumed = trained(tones, tmp_path / "cut", defense, model, limits={"epochs": 4}, resume=True)
     ours, theirs = read_safetensors(resumed.path), read_safetensors(whole.path)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-6)

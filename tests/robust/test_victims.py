@@ -1,24 +1,21 @@
 """Victims: shapes, sizes, gradients, silence, refusals."""
 
-from importlib import import_module
 from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
 
 from robust.errors import VictimError
 from robust.victims.base import Victim
 from robust.victims.fusion import MEETINGS
 from robust.victims.raw_waveform import standardised
 from robust.victims.registry import build_victim, victim_entry
+from tests.robust.victim_contract import LABELS, VictimContract, build_seeded
 
-for family in ("ast", "cnn_transformer", "frames", "fusion", "panns", "raw_waveform"):
-    import_module(f"robust.victims.{family}")  # registers its victims
-
-LABELS = tuple("abcdef")
 RAW = ("m3", "m5", "m11", "m18", "m34-res")
 FRAME_LEVEL = ("cnn-transformer", *(f"av-{meeting}" for meeting in MEETINGS))
+OURS = ("frames", "av-audio")
+"""Without a source to be held against."""
 NAMES = ("ast", "cnn14", "frames", *RAW, *FRAME_LEVEL)
 # Narrower than the embedded weights, for speed; sizes are tested apart.
 TINY = {
@@ -31,94 +28,19 @@ TINY = {
 
 
 def tiny(name: str, seed: int = 0) -> Victim:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # layers draw their weights from the global generator
-        return build_victim(name, labels=LABELS, **{**victim_entry(name).small, **TINY[name]}).eval()
-
-
-def inputs_of(victim: Victim, batch: int = 3) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        modality: torch.rand(batch, *victim.spec.shape(modality), generator=generator)
-        * (0.2 if modality == "audio" else 1)
-        for modality in victim.spec.modalities
-    }
+    return build_seeded(name, seed, **{**victim_entry(name).small, **TINY[name]})
 
 
 def count(victim: Victim) -> int:
     return sum(parameter.numel() for parameter in victim.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
-class TestEveryVictim:
-    def test_shapes_and_composition(self, name):
-        victim = tiny(name)
-        inputs = inputs_of(victim)
-        latents = victim.embed(inputs)
-        logits = victim(inputs)
-        assert victim.spec.name == name
-        assert {"fused"} <= latents.keys() <= {*victim.spec.modalities, "fused"}
-        assert all(latent.ndim == (3 if name in FRAME_LEVEL else 2) for latent in latents.values())
-        assert all(len(latent) == 3 for latent in latents.values())
-        assert logits.shape == (3, len(LABELS))
-        assert logits.dtype == torch.float32
-        torch.testing.assert_close(victim.head(latents["fused"]), logits)
+def contract(of: str) -> type[VictimContract]:
+    """The tests that one of `NAMES` must pass."""
+    return type(f"Test {of}", (VictimContract,), {"name": of, "tiny": TINY[of], "source": of not in OURS})
 
-    def test_gradient_reaches_the_input_and_follows_it(self, name):
-        victim = tiny(name).double()
-        inputs = {key: value.double().requires_grad_() for key, value in inputs_of(victim, 2).items()}
-        gradients = torch.autograd.grad(victim(inputs)[:, 0].sum(), list(inputs.values()))
-        for (key, value), gradient in zip(inputs.items(), gradients, strict=True):
-            assert (gradient != 0).double().mean() > 0.5
-            step = 1e-7 * gradient / gradient.norm()
-            with torch.no_grad():
-                up, down = ({**inputs, key: value + sign * step} for sign in (1, -1))
-                rise = victim(up)[:, 0].sum() - victim(down)[:, 0].sum()
-            torch.testing.assert_close(rise / 2e-7, gradient.norm(), rtol=1e-3, atol=1e-9)
 
-    def test_evaluation_is_deterministic_and_without_side_effects(self, name):
-        victim = tiny(name)
-        inputs = inputs_of(victim)
-        kept = {key: value.clone() for key, value in inputs.items()}
-        state = {key: value.clone() for key, value in victim.state_dict().items()}
-        first, second = victim(inputs), victim(inputs)
-        assert torch.equal(first, second)
-        assert all(torch.equal(inputs[key], kept[key]) for key in kept)
-        assert all(torch.equal(value, state[key]) for key, value in victim.state_dict().items())
-        alone = victim({key: value[:1] for key, value in inputs.items()})
-        torch.testing.assert_close(alone, first[:1], rtol=1e-4, atol=1e-5)
-
-    def test_silence_is_finite(self, name):
-        victim = tiny(name)
-        inputs = {key: torch.zeros_like(value, requires_grad=True) for key, value in inputs_of(victim).items()}
-        logits = victim(inputs)
-        gradients = torch.autograd.grad(logits.square().sum(), list(inputs.values()))
-        assert torch.isfinite(logits).all()
-        assert all(torch.isfinite(gradient).all() for gradient in gradients)
-
-    def test_state_and_configuration_rebuild_it(self, name):
-        victim = tiny(name)
-        again = build_victim(name, labels=LABELS, **victim.config).eval()
-        again.load_state_dict(victim.state_dict())
-        torch.testing.assert_close(again(inputs_of(victim)), victim(inputs_of(victim)), rtol=0, atol=0)
-
-    def test_training_mode_gives_every_parameter_a_gradient(self, name):
-        victim = tiny(name).train()
-        victim(inputs_of(victim)).square().sum().backward()
-        without = [key for key, parameter in victim.named_parameters() if parameter.grad is None]
-        assert not without
-
-    def test_embedded_configuration_fits_in_two_megabytes(self, name):
-        entry = victim_entry(name)
-        victim = entry.build(labels=tuple(map(str, range(16))), **entry.small)
-        assert 2 * sum(value.numel() for value in victim.state_dict().values()) < 1.97e6
-        assert count(victim) < (300_000 if name == "frames" else 1_000_000)
-        assert victim.spec.sample_rate == 16_000
-        assert victim.spec.clip_seconds == 1.0
-
-    def test_unknown_configuration_is_refused(self, name):
-        with pytest.raises(VictimError, match="widht"):
-            build_victim(name, labels=LABELS, widht=2)
+globals().update({f"Test_{name}": contract(name) for name in NAMES})
 
 
 @pytest.mark.parametrize(

@@ -42,13 +42,15 @@ class VictimContract:
         name: Registered name.
         tiny: Updates the configuration of the embedded weights.
         largest: Bytes that the embedded weights may have.
-        smooth: Whether a step of 1e-7 along the gradient stays on one piece of the function.
+        heard: Least share of an input that a logit depends on.
+        source: Whether there is one that the victim was held against.
     """
 
     name: ClassVar[str]
     tiny: ClassVar[dict[str, Any]] = {}
     largest: ClassVar[float] = 2e6
-    smooth: ClassVar[bool] = True
+    heard: ClassVar[float] = 0.5
+    source: ClassVar[bool] = True
 
     @pytest.fixture
     def victim(self) -> Victim:
@@ -75,13 +77,12 @@ class VictimContract:
         inputs = {key: value.double().requires_grad_() for key, value in inputs_of(victim, 2).items()}
         gradients = torch.autograd.grad(victim(inputs)[:, 0].sum(), list(inputs.values()))
         for (key, value), gradient in zip(inputs.items(), gradients, strict=True):
-            assert gradient.norm() > 0
+            assert (gradient != 0).double().mean() > self.heard
             step = 1e-7 * gradient / gradient.norm()
             with torch.no_grad():
                 up, down = ({**inputs, key: value + sign * step} for sign in (1, -1))
                 rise = victim(up)[:, 0].sum() - victim(down)[:, 0].sum()
-            if self.smooth:
-                torch.testing.assert_close(rise / 2e-7, gradient.norm(), rtol=1e-3, atol=1e-9)
+            torch.testing.assert_close(rise / 2e-7, gradient.norm(), rtol=1e-3, atol=1e-9)
 
     def test_evaluation_is_deterministic_and_does_not_depend_on_the_batch(self, victim: Victim) -> None:
         inputs = inputs_of(victim)
@@ -136,10 +137,9 @@ class VictimContract:
         entry = victim_entry(self.name)
         victim = entry.build(labels=tuple(map(str, range(16))), **entry.small)
         assert 2 * sum(value.numel() for value in victim.state_dict().values()) < 0.985 * self.largest
-        assert victim.spec.sample_rate == 16_000 or self.name == "passt"
+        assert victim.spec.sample_rate == 16_000
         assert victim.spec.clip_seconds == 1.0
-        assert entry.parity
-        assert entry.family
+        assert bool(entry.parity) == self.source
 
     def test_unknown_configuration_is_refused(self) -> None:
         with pytest.raises(VictimError, match="widht"):

@@ -22,12 +22,14 @@ SMALLEST: dict[str, Any] = {"channels": (3, 4, 5), "layers": (12, 8)}
 
 
 class TestMilCnn(VictimContract):
+    heard: ClassVar[float] = 0.1  # the loudest of its segments alone
     name: ClassVar[str] = "mil-cnn"
     tiny: ClassVar[dict[str, Any]] = SMALLEST
     largest: ClassVar[float] = 1.4e6
 
 
 class TestMilDnn(VictimContract):
+    heard: ClassVar[float] = 0.1  # the loudest of its segments alone
     name: ClassVar[str] = "mil-dnn"
     tiny: ClassVar[dict[str, Any]] = {**SMALLEST, "dnn_layers": (7, 6)}
     largest: ClassVar[float] = 1.4e6
