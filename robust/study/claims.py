@@ -138,6 +138,11 @@ def _read(name: str, claim: Claim, data: str, study: Study, cells: Sequence[Cell
         raise StudyError(f"{where}a success over the air is compared with another, or with a number.")
     if isinstance(right, Term) and left.measure != right.measure and "." in left.measure + right.measure:
         raise StudyError(f"{where}a measure of geometry is compared with the same measure, or with a number.")
+    if isinstance(right, Term) and not (left.members or right.members):
+        seeds = [study.seeds_of(term.victim) for term in (left, right)]
+        if seeds[0] != seeds[1]:
+            told = f"{left.victim} has the seeds {seeds[0]} and {right.victim} {seeds[1]}"
+            raise StudyError(f"{where}clips are compared seed by seed, and {told}; name the same `seeds` for both.")
     return Question(name, claim.text, claim.words, data, left, parts["sign"], right, margin)
 
 

@@ -80,11 +80,13 @@ class VictimEntry(Strict):
     """One victim. Filled in `weights`: `{victim}`, `{data}`, `{seed}`, and `{set}`, the data's registered name.
 
     A mapping names weights by data set of the study; on those that it leaves out the victim has its embedded ones.
+    `seeds` are those of the study's under which this victim is taken; all if absent.
     """
 
     model: str | None = None
     weights: str | dict[str, str] | None = None
     train: Training | None = None
+    seeds: list[int] | None = Field(None, min_length=1)
 
 
 def _not_of_the_entry(given: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +137,11 @@ class Study(Strict):
     resources: dict[str, float] = {}
     correction: Correction = "holm"
     level: float = Field(0.05, gt=0, lt=1)
+
+    def seeds_of(self, victim: str) -> list[int]:
+        """Under which seeds a victim is taken, in the study's order."""
+        own = self.victims[victim].seeds
+        return [seed for seed in self.seeds if own is None or seed in own]
 
 
 def read_study_file(path: str | Path) -> tuple[Study, Source]:
@@ -201,6 +208,10 @@ def _check_names(study: Study, source: Source) -> None:
             raise source.error(place, f"a name has {allowed}; given {name!r}.")
     if len(set(study.seeds)) < len(study.seeds):
         raise source.error(("seeds",), f"each seed once; given {study.seeds}.")
+    for name, entry in study.victims.items():
+        if entry.seeds is not None and (len(set(entry.seeds)) < len(entry.seeds) or set(entry.seeds) - {*study.seeds}):
+            told = f"some of the study's seeds {study.seeds}, each once; given {entry.seeds}."
+            raise source.error(("victims", name, "seeds"), told)
 
 
 def _first_mistake(error: ValidationError, source: Source) -> StudyError:

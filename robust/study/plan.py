@@ -84,7 +84,7 @@ def make_cells(
         others = _others(name, condition, study, source)
         for where in condition.data or study.data:
             for victim in condition.victims or study.victims:
-                for seed in study.seeds:
+                for seed in study.seeds_of(victim):
                     roles = {"": victim, **others}
                     named = {role: _victim(study, source, one, where, seed, check) for role, one in roles.items()}
                     task = {

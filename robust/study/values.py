@@ -28,7 +28,7 @@ class Values:
     """The results of a study's cells, read when asked for.
 
     Attributes:
-        seeds: How many each cell of a victim, condition and data set has.
+        seeds: How many there are; a victim may be taken under some of them alone.
     """
 
     def __init__(self, cells: Sequence[CellRun], seeds: Sequence[int]) -> None:
@@ -55,12 +55,15 @@ class Values:
         return str(self._own(term.each()[0], data)[0].summary.get("task", "multiclass"))
 
     def by_clip(self, term: Term, data: str) -> NDArray[np.float64]:
-        """(N, S) of a term: 1 where a clip counts as right, or its area or radius; clips in the order of the data."""
+        """(N, S) of a term: 1 where a clip counts as right, or its area or radius; clips in the order of the data.
+
+        Of a group, (N, 1): means over its members, whose seeds may be as many as they like.
+        """
         each = [
             np.stack([self._one(cell, one) for cell in self._own(one, data)], axis=1).astype(np.float64)
             for one in term.each()
         ]
-        return each[0] if len(each) == 1 else np.mean(each, axis=0)
+        return each[0] if not term.members else np.mean([one.mean(axis=1, keepdims=True) for one in each], axis=0)
 
     def by_victim(self, term: Term, data: str) -> NDArray[np.float64]:
         """(V,) means of the members of a group over clips and seeds."""
@@ -97,7 +100,8 @@ class Values:
         return [self._view(cell, term) for cell in self._own(term, data)]
 
     def _own(self, term: Term, data: str) -> list[CellRun]:
-        return [self._cells[term.victim, term.condition, data, seed] for seed in self._seeds]
+        asked = [(term.victim, term.condition, data, seed) for seed in self._seeds]
+        return [self._cells[key] for key in asked if key in self._cells]
 
     def _one(self, cell: CellRun, term: Term) -> NDArray[np.float64]:
         """(N,) of one cell."""

@@ -146,7 +146,7 @@ def _test(question: Question, values: Values) -> Verdict:
     assert isinstance(question.right, Term)
     left, right = (values.by_clip(term, question.data) for term in (question.left, question.right))
     areas = "auc" in (question.left.measure, question.right.measure)
-    if areas or _graded(left) or _graded(right) or (question.margin and values.seeds > 1):
+    if areas or _graded(left) or _graded(right) or (question.margin and left.shape[1] > 1):
         return _t_test(asked, left, right, question.margin)
     found = compare_accuracy(left > 0, right > 0)
     if question.margin:
@@ -180,7 +180,7 @@ def _test_groups(asked: Verdict, question: Question, values: Values) -> Verdict:
         return replace(asked, reason="groups are compared where each clip has one label")
     left = values.by_clip(question.left, data)
     other = values.by_clip(right, data) if isinstance(right, Term) else np.full_like(left, right)
-    told = _t_test(asked, left, other, margin)
+    told = replace(_t_test(asked, left, other, margin), seeds=values.seeds)
     rivals = values.by_victim(right, data) if isinstance(right, Term) else right
     return over_victims(told, values.by_victim(question.left, data), rivals, margin)
 

@@ -88,6 +88,25 @@ def test_the_good_one_is_good(room: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not (room / "runs").exists()
 
 
+def test_a_victim_may_be_taken_under_some_seeds(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(room)
+    pair = '  - {name: first, text: "mine[linf].robust@0.01 > both[linf].robust@0.01"}'
+    content = GOOD.replace('other"}', 'other", seeds: [1]}').replace(
+        "seeds: [0, 1]\n", "seeds: [0, 1]\ngroups: {both: [mine, other]}\n"
+    )
+    head, _, tail = content.partition("  - name: first\n")
+    Path("study.yaml").write_text(head + pair + "\n" + tail.partition("\n")[2])
+    plan = plan_study("study.yaml")
+    assert {cell.seed for cell in plan.cells if cell.victim == "mine"} == {0, 1}
+    assert {cell.seed for cell in plan.cells if cell.victim == "other"} == {1}
+    assert len(plan.cells) == 2 * 7 + 6
+
+
+def test_clips_of_other_seeds_are_not_paired(refused: Refused) -> None:
+    said = refused(GOOD.replace('other"}', 'other", seeds: [1]}'))
+    assert "seed by seed, and mine has the seeds [0, 1] and other [1]; name the same `seeds`" in " ".join(said.split())
+
+
 MISTAKES = {
     # keys
     "key of the study": ("title:", "titel:", ["Unknown key 'titel'", "Did you mean 'title'?"]),
@@ -145,6 +164,11 @@ MISTAKES = {
     "no seeds": ("seeds: [0, 1]", "seeds: []", ["seeds is empty"]),
     "no levels": ("eps: [20, 10, 0]", "eps: []", ["conditions.noise.eps is empty"]),
     "a victim twice": ("victims: [mine]", "victims: [mine, mine]", ["each name once"]),
+    "seeds of a victim that the study lacks": (
+        '"mine.py:other"}',
+        '"mine.py:other", seeds: [0, 2]}',
+        ["some of the study's seeds [0, 1], each once; given [0, 2]"],
+    ),
     "a seed twice": ("seeds: [0, 1]", "seeds: [1, 1]", ["each seed once"]),
     # values
     "a negative seed": ("seeds: [0, 1]", "seeds: [0, -1]", ["seeds.1", "greater than or equal to 0"]),

@@ -47,6 +47,18 @@ def test_a_group_is_the_mean_of_its_members(tmp_path: Path) -> None:
     np.testing.assert_allclose(values.by_victim(asked, "d"), [a.mean(), b.mean()])
 
 
+def test_members_may_have_other_numbers_of_seeds(tmp_path: Path) -> None:
+    a, b, c = rates(0.9, 0.5, 0.2)
+    cells = [
+        stored(tmp_path, name, "attack", {"correct": right.tolist(), "clean_correct": [True] * CLIPS}, seed=seed)
+        for name, right, seed in (("a", a, 0), ("a", b, 1), ("c", c, 0))
+    ]
+    values = Values(cells, (0, 1))
+    asked = question(("a", "c"), 0.0).left
+    np.testing.assert_allclose(values.by_clip(asked, "d")[:, 0], ((a.astype(float) + b) / 2 + c) / 2)
+    np.testing.assert_allclose(values.by_victim(asked, "d"), [(a.mean() + b.mean()) / 2, c.mean()])
+
+
 def test_many_alike_decide_and_two_that_differ_do_not(tmp_path: Path) -> None:
     names = "abcdefgh"
     alike = dict(zip(names, rates(0.9, 0.88, 0.91, 0.9, 0.2, 0.22, 0.18, 0.2), strict=True))
