@@ -32,6 +32,18 @@ class _Fixed(Channel):
         return {}
 
 
+class Unchanged(_Fixed):
+    """No purifier: clips are heard as they are. For attacks that are written for purifiers, on a bare victim."""
+
+    name = "none"
+
+    def forward(self, clips: Tensor, parameters: Parameters, valid: Tensor | None = None) -> Tensor:
+        return clips
+
+    def describe(self) -> dict[str, Any]:
+        return {"channel": self.name}
+
+
 class Settled(_Fixed):
     """A channel whose settings leave it no choice, as a purifier: it draws nothing, and has a purifier's name.
 

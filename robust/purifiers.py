@@ -6,6 +6,7 @@ PATH.safetensors:3          a model of `robust train --diffusion`
 denoise                     of a clip's own white noise, in one shot; adds none, so it is no defense
 diffwave:PATH:3             a published DiffWave checkpoint (.pt, .pkl, .pth or .safetensors)
 low-pass:4000+waveform:3    one after another
+none                        the bare victim, for black-box attacks
 """
 
 from __future__ import annotations
@@ -236,6 +237,14 @@ def _denoise(rest: str, heard: _Heard) -> Channel:
     return Denoiser(model)
 
 
+def _none(rest: str, heard: _Heard) -> Channel:
+    from defenses.filters import Unchanged
+
+    if rest:
+        raise ThreatModelError(f"none takes no settings; given {rest!r}.")
+    return Unchanged(heard.sample_rate)
+
+
 Number = TypeVar("Number", int, float)
 
 
@@ -262,6 +271,7 @@ _ENTRIES: dict[str, _Entry] = {
     "quantise": _Entry("quantise:BITS", "rounded to 8 bits", _quantise),
     "codec": _Entry("codec:NAME:KBPS", "encoded and decoded: mp3, opus or aac, 32 kbit/s", _codec),
     "gate": _Entry("gate", "spectral gate, as noisereduce does it", _gate),
+    "none": _Entry("none", "nothing: the bare victim, for black-box attacks", _none),
 }  # fmt: skip
 
 PURIFIERS: Mapping[str, str] = MappingProxyType({name: entry.summary for name, entry in _ENTRIES.items()})

@@ -89,13 +89,14 @@ def attack(
 
     if by is not None:
         check_group(by)
-    asked = purified.Asked(purify, attacks, draws, queries, cascade, check)
+    asked = purified.Asked(purify, attacks, draws, queries, cascade, check).or_bare()
     asked.refuse(missing, swap, occlude, scale, mels, cut, rescale, inaudible, success, by)
     steps = asked.usual_steps if steps is None else steps
     config = _config(steps, restarts, loss, schedule, step_size, momentum, precision, check)
     if resume and out is None:
         raise typer.BadParameter("--resume needs the --out of the run to go on with")
-    victim = load_victim(model, weights=weights, device=device)
+    by_gradients = not (asked.black_box or missing or swap or occlude)
+    victim = load_victim(model, weights=weights, device=device, gradients=by_gradients)
     told = options.data_options(fold, data_option)
     if audio is not None:
         chosen: Dataset = single_file(audio, label, victim.spec.labels)
@@ -111,7 +112,7 @@ def attack(
         conditions.show(victim, chosen, changed, batch_size, seed, folder, resume, as_json)
         return
     allowed = threats.support(window, band, mels, victim.spec.sample_rate)
-    if purify is not None:
+    if asked.purify is not None:
         purified.show(
             asked,
             victim,

@@ -66,7 +66,9 @@ def noise(
     named = options.named_models(model or ["ast"], weights)
     severities = _severities(severity)
     asked = corruption or ["all"]
-    victims = {name: load_victim(one, weights=path, device=device) for name, (one, path) in named.items()}
+    victims = {
+        name: load_victim(one, weights=path, device=device, gradients=False) for name, (one, path) in named.items()
+    }
     chosen = load_data(
         data, split=split, root=root, limit=1 if check else limit, **options.data_options(fold, data_option)
     )
@@ -76,7 +78,7 @@ def noise(
     settings: dict[str, Any] = {"cache_gib": cache_gib, "seed": seed, "resume": resume}
     theirs = None
     if reference is not None:
-        standard = load_victim(reference, weights=reference_weights, device=device)
+        standard = load_victim(reference, weights=reference_weights, device=device, gradients=False)
         check_noise(standard, chosen, asked, severities)
         theirs = measure(standard, chosen, asked, severities, out=folder / "reference", **settings)
     found: dict[str, tuple[NoiseRun, Path]] = {}

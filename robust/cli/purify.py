@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +26,9 @@ Purify = Annotated[
 ]
 Attacks = Annotated[
     str | None,
-    typer.Option(help="With --purify: transfer, bpda, fixed, full-K (K draws a step), square, nes; with commas."),
+    typer.Option(
+        help="With --purify: transfer, bpda, fixed, full-K (K draws a step); with or without: square, nes. With commas."
+    ),
 ]
 Draws = Annotated[
     int | None, typer.Option(help="With --purify: draws of its noise to choose the worst attack, and to score it.")
@@ -85,7 +87,21 @@ class Asked:
         own["--no-cascade"] = None if self.cascade else False
         lonely = [name for name, value in own.items() if value is not None]
         if lonely:
-            raise typer.BadParameter(f"{', '.join(lonely)} goes with --purify, e.g. --purify waveform:3")
+            raise typer.BadParameter(
+                f"{', '.join(lonely)} goes with --purify, e.g. --purify waveform:3 "
+                "(--attacks square,nes without it, too)"
+            )
+
+    @property
+    def black_box(self) -> bool:
+        """Whether every attack asked for needs scores alone, so that a victim without gradients will do."""
+        from robust.evaluation.purifier_attacks import BLACK_BOX
+
+        return self.attacks is not None and set(self.names() or ()) <= set(BLACK_BOX)
+
+    def or_bare(self) -> Asked:
+        """Black-box attacks without a purifier are on the bare victim."""
+        return replace(self, purify="none") if self.purify is None and self.black_box else self
 
     @property
     def usual_steps(self) -> int:

@@ -33,9 +33,9 @@ NEEDED = ("load_model", "get_scene_embeddings")
 LEVELS = (0.5, 0.005, 0.0)
 """Of the noise on which a module is tried: loud, quiet, silent."""
 BLACK_BOX = (
-    "Without gradients it can be asked all the same: robust.load_victim(name, weights=..., gradients=False), then "
-    "robust.attack_purified(victim, data, purifier='quantise:16', attacks=('square',)) or 'nes' (attacks.blackbox), "
-    "corruptions and noises. To attack by gradients, give the module a get_scene_embeddings that keeps the graph."
+    "Without gradients it can be asked all the same: `robust attack --attacks square,nes` (black box), `robust noise`, "
+    "and in Python robust.load_victim(name, gradients=False) with robust.attack_purified(..., purifier='none', "
+    "attacks=('square',)). To attack by gradients, give the module a get_scene_embeddings that keeps the graph."
 )
 
 

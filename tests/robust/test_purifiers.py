@@ -13,7 +13,7 @@ import robust.diffusion_models
 from attacks.channel import Channel
 from attacks.errors import RobustError, ThreatModelError
 from defenses.diffusion_unet import UNetDiffusion, UNetSettings
-from defenses.filters import Average, Median, Settled, SpectralGate
+from defenses.filters import Average, Median, Settled, SpectralGate, Unchanged
 from defenses.purify import DiffusionPurifier
 from robust.channels.codecs import Codec
 from robust.channels.devices import BandPass
@@ -26,7 +26,7 @@ from tests.robust.channel_contract import check_contract, generators, level_db, 
 
 RATE, SAMPLES = 16_000, 8000
 SMALL = UNetSettings(samples=SAMPLES, channels=(8,), fold=16)
-MODELLESS = ["average", "median", "down-up", "low-pass", "band-pass", "quantise", "codec", "gate"]
+MODELLESS = ["average", "median", "down-up", "low-pass", "band-pass", "quantise", "codec", "gate", "none"]
 
 
 def load(text: str, samples: int = SAMPLES, sample_rate: int = RATE) -> Channel:
@@ -77,6 +77,7 @@ class TestWords:
             ("codec:opus", Codec, {"codec": "opus", "kbps": [32.0]}),
             ("codec:opus:12", Codec, {"codec": "opus", "kbps": [12.0]}),
             ("gate", SpectralGate, {}),
+            ("none", Unchanged, {}),
         ],
     )
     def test_a_word_is_a_channel_with_its_settings(self, text, kind, told):

@@ -279,12 +279,26 @@ class TestTask:
         code, _, err = run("attack", *given)
         assert code == 2
         assert "toy_numpy gives no gradients" in err
-        assert "purifier='quantise:16'" in err
+        assert "robust attack --attacks square,nes" in err
+        code, _, err = run("attack", *given, "--attacks", "transfer")
+        assert code == 2
+        assert "--attacks goes with --purify" in " ".join(err.replace("│", " ").split())
+
+        words = ("--attacks", "square", "--eps", 0.2, "--queries", 100, "--no-checks", "--json")
+        code, out, err = run("attack", *given, *words, "--out", tmp_path / "asked")
+        assert code == 0, err
+        told = json.loads(out)
+        assert told["purifier"]["name"] == "none"
+        assert told["backwards_per_clip"] == 0
+        assert told["clean"]["score"] > 0.9
+        assert told["robust"]["score"] < told["clean"]["score"] - 0.3
+        code, out, err = run(
+            "noise", *given, "--corruption", "white", "--severity", 5, "--json", "--out", tmp_path / "n"
+        )
+        assert code == 0, err
 
         victim = load_victim("hear:toy_numpy", weights=head, gradients=False)
         data = load_data("hear-task", split="test", root=root)
-        asked = attack_purified(
-            victim, data, purifier="quantise:16", attacks=("square",), eps=0.2, queries=100, checks=False
-        )
+        asked = attack_purified(victim, data, purifier="none", attacks=("square",), eps=0.2, queries=100, checks=False)
         assert asked.clean.score > 0.9
         assert asked.robust.score < asked.clean.score - 0.3
