@@ -12,6 +12,7 @@ Source: Turian et al., HEAR: Holistic Evaluation of Audio Representations, PMLR 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +34,24 @@ SHORTEST, LONGEST = 0.6, 1.7
 """Lengths that every victim takes whole, as shares of its clip length."""
 
 
+@runtime_checkable
+class Submitted(Protocol):
+    """A victim whose authors submitted it to the benchmark: it has embeddings of its own for it (`kwmlp`)."""
+
+    def hear_timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings over time (B, N, D) of audio (B, T) of any length, and their centre times (N,) in milliseconds."""
+
+    def hear_scene(self, audio: Tensor) -> Tensor:
+        """One embedding (B, E) of each clip of any length."""
+
+
 class HearModel(nn.Module):
     """A victim with the attributes that the benchmark asks for; frozen, in evaluation mode.
 
     Attributes:
         sample_rate: Hz.
         scene_embedding_size: Values of an embedding of a clip.
-        timestamp_embedding_size: The same number.
+        timestamp_embedding_size: The same number, but of a victim that has embeddings of its own.
         window: Samples around each timestamp that its embedding is made from.
         by_frames: Whether the victim has a latent per frame, and a timestamp is one of them.
 
@@ -70,9 +82,19 @@ class HearModel(nn.Module):
         self.window = round(spec.sample_rate * seconds)
         with torch.no_grad():
             device = next((value.device for value in victim.parameters()), torch.device("cpu"))
-            latent = self.latent(torch.zeros(1, spec.clip_samples, device=device))
-        self.by_frames = latent.ndim == 3
-        self.scene_embedding_size = self.timestamp_embedding_size = latent.shape[-1]
+            silence = torch.zeros(1, spec.clip_samples, device=device)
+            latent = self.latent(silence)
+            self.by_frames = latent.ndim == 3
+            self.scene_embedding_size = self.timestamp_embedding_size = latent.shape[-1]
+            if self.submitted is not None:
+                self.scene_embedding_size = self.submitted.hear_scene(silence).shape[-1]
+                self.timestamp_embedding_size = self.submitted.hear_timestamps(silence)[0].shape[-1]
+
+    @property
+    def submitted(self) -> Submitted | None:
+        """The victim, where it has embeddings of its own for the benchmark."""
+        victim: object = self.victim
+        return victim if isinstance(victim, Submitted) else None
 
     def latent(self, audio: Tensor) -> Tensor:
         """The victim's fused latent, (B, D) or (B, frames, D), of audio (B, T); what is too short is padded."""
@@ -82,6 +104,8 @@ class HearModel(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """One embedding (B, D) of each clip (B, T)."""
+        if self.submitted is not None:
+            return self.submitted.hear_scene(audio)
         latent = self.latent(audio)
         return latent.mean(dim=1) if self.by_frames else latent
 
@@ -116,7 +140,8 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
     """One embedding of each sound, (n_sounds, scene_embedding_size) float32.
 
     What is longer than 1.7 of the victim's clips is cut into windows of one clip, half a clip apart, whose embeddings
-    are averaged. With gradients off for `audio`, as the benchmark has it, memory does not grow with the length.
+    are averaged; a victim that its authors submitted takes it whole, as it did there. With gradients off for `audio`,
+    as the benchmark has it, memory does not grow with the length beyond that of embeddings over time.
 
     Args:
         audio: (n_sounds, n_samples) float32 in [-1, 1] at `model.sample_rate`.
@@ -127,7 +152,7 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
     """
     _check_audio(audio)
     clip = model.victim.spec.clip_samples
-    if audio.shape[1] <= LONGEST * clip:
+    if audio.shape[1] <= LONGEST * clip or model.submitted is not None:
         whole: Tensor = model(audio)
         return whole
     hop = max(clip // 2, 1)
@@ -139,9 +164,9 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
     """Embeddings over time (n_sounds, n_timestamps, D) and their centre times (n_sounds, n_timestamps) in milliseconds.
 
-    Of a victim with a latent per frame they are its latents, clip by clip, at its own frame rate. Of all others they
-    are embeddings of windows `model.window` samples long around a time every 50 ms from 0 on, with silence before and
-    after the sound.
+    Of a victim that its authors submitted they are those that it gave there; of another with a latent per frame, its
+    latents, clip by clip, at its own frame rate. Of all others they are embeddings of windows `model.window` samples
+    long around a time every 50 ms from 0 on, with silence before and after the sound.
 
     Args:
         audio: As for `get_scene_embeddings`.
@@ -151,7 +176,9 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
         VictimError: If `audio` is not of this shape.
     """
     _check_audio(audio)
-    if model.by_frames:
+    if model.submitted is not None:
+        found, times = model.submitted.hear_timestamps(audio)
+    elif model.by_frames:
         found, times = _frame_latents(audio, model)
     else:
         rate, samples = model.sample_rate, audio.shape[1]

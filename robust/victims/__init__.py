@@ -2,6 +2,7 @@
 
 from robust.victims import ast as ast  # importing a module registers its victims
 from robust.victims import audio_mae as audio_mae
+from robust.victims import audio_mlp_autoencoder as audio_mlp_autoencoder
 from robust.victims import cnn_transformer as cnn_transformer
 from robust.victims import conformer as conformer
 from robust.victims import efficientnet as efficientnet
@@ -10,6 +11,7 @@ from robust.victims import fusion as fusion
 from robust.victims import hear_module as hear_module
 from robust.victims import hugging_face as hugging_face
 from robust.victims import joined as joined
+from robust.victims import kwmlp as kwmlp
 from robust.victims import mil as mil
 from robust.victims import panns as panns
 from robust.victims import passt as passt

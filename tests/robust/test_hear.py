@@ -14,17 +14,14 @@ from torch import Tensor, nn
 from robust.errors import CheckpointError, VictimError
 from robust.hear import HearModel, get_scene_embeddings, get_timestamp_embeddings, load_model
 from robust.types import Inputs, VictimSpec
-from robust.victims import Victim, build_victim, list_victims, load_victim
+from robust.victims import Victim, build_victim, list_victims, load_victim, victim_entry
 from robust.victims import hear_module as hear_module
-from robust.victims.checkpoints import read_card, save_checkpoint
-from robust.victims.loading import embedded_weights
+from robust.victims.checkpoints import save_checkpoint
 from robust.victims.probe import check_gradients
+from tests.robust.victim_contract import build_seeded
 
-HEARING = [
-    entry.name
-    for entry in list_victims()
-    if embedded_weights(entry.name).is_file() and read_card(embedded_weights(entry.name))["modalities"] == ["audio"]
-]
+SECONDS = (1.07, 1.98, 4.0)
+"""Lengths of the validator's clips."""
 
 
 class Levels(Victim):
@@ -74,17 +71,24 @@ def validate_scene(model: HearModel) -> None:
 
 
 class TestValidator:
-    @pytest.mark.parametrize("name", HEARING)
-    def test_every_victim_with_embedded_weights(self, name: str) -> None:
-        model = load_model(name, device="cpu")
+    @pytest.mark.parametrize("name", [entry.name for entry in list_victims()])
+    def test_every_victim_that_hears(self, name: str) -> None:
+        """In its small configuration, with random weights and the shortest window that is not padded."""
+        victim = build_seeded(name, **victim_entry(name).small)
+        if victim.spec.modalities != ("audio",):
+            with pytest.raises(VictimError, match=f"about sound; the victim '{name}' takes"):
+                HearModel(victim)
+            return
+        model = HearModel(victim, window_seconds=0.6 * victim.spec.clip_seconds)
         assert isinstance(model, nn.Module)
         assert model.sample_rate in (16_000, 22_050, 32_000, 44_100, 48_000)
         assert type(model.scene_embedding_size) is type(model.timestamp_embedding_size) is int
-        validate_timestamps(model, 1.07)
+        for seconds in SECONDS:
+            validate_timestamps(model, seconds)
         validate_scene(model)
 
     @pytest.mark.parametrize(
-        ("rate", "seconds", "frames"), list(itertools.product((16_000, 22_050, 44_100), (1.07, 1.98, 4.0), (0, 25)))
+        ("rate", "seconds", "frames"), list(itertools.product((16_000, 22_050, 44_100), SECONDS, (0, 25)))
     )
     def test_every_rate_and_length(self, rate: int, seconds: float, frames: int) -> None:
         validate_timestamps(HearModel(Levels(frames, rate)), seconds)
@@ -92,6 +96,11 @@ class TestValidator:
     def test_at_other_rates_it_is_refused(self) -> None:
         with pytest.raises(VictimError, match=r"may not resample.*hears 8000 Hz.*--set sample_rate"):
             HearModel(Levels(rate=8000))
+
+    def test_embedded_weights_are_loaded(self) -> None:
+        model = load_model("cnn14", device="cpu")
+        validate_timestamps(model, 1.07)
+        validate_scene(model)
 
     def test_what_hears_no_sound_alone_is_refused(self) -> None:
         with pytest.raises(VictimError, match="about sound; the victim 'frames' takes video"):
@@ -145,6 +154,22 @@ class TestEmbeddings:
         model, audio = load_model("cnn-transformer", device="cpu"), noise(3, 2.3, 16_000)
         for function in (get_scene_embeddings, lambda *given: get_timestamp_embeddings(*given)[0]):
             torch.testing.assert_close(function(audio, model)[1:2], function(audio[1:2], model), rtol=1e-4, atol=1e-5)
+
+    def test_a_victim_submitted_by_its_authors_gives_what_it_gave_there(self) -> None:
+        class Own(Levels):
+            def hear_timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+                return audio[:, ::4_000, None].expand(-1, -1, 3), torch.arange(0, audio.shape[1], 4_000) / 16
+
+            def hear_scene(self, audio: Tensor) -> Tensor:
+                return audio.mean(dim=1, keepdim=True).expand(-1, 7)
+
+        model, audio = HearModel(Own()), noise(2, 5.0, 16_000)
+        assert (model.scene_embedding_size, model.timestamp_embedding_size) == (7, 3)
+        assert model.state_dict().keys() == {"victim.scale"}
+        assert torch.equal(get_scene_embeddings(audio, model), audio.mean(dim=1, keepdim=True).expand(-1, 7))
+        embeddings, times = get_timestamp_embeddings(audio, model)
+        assert embeddings.shape == (2, 20, 3)
+        assert times[1].tolist() == [250.0 * place for place in range(20)]
 
     @pytest.mark.parametrize("shape", [(16_000,), (0, 16_000), (2, 0), (1, 2, 16_000)])
     def test_audio_of_another_shape_is_refused(self, shape: tuple[int, ...]) -> None:
