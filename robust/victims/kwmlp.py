@@ -137,7 +137,7 @@ def load_kwmlp(source: str, *, embedding_after: int | None = None, scene: str = 
     family="mlp",
     parity="the authors' checkpoint: front end, logits, HEAR embeddings (fixture)",
     small=SMALL,
-    recipe={"learning_rate": 1e-3, "weight_decay": 0.1, "label_smoothing": 0.1, "mixup_alpha": 0.0},
+    recipe={"learning_rate": 2e-3, "weight_decay": 0.1, "label_smoothing": 0.1, "mixup_alpha": 0.0},
     pretrained=load_kwmlp,
 )
 def build_kwmlp(*, labels: tuple[str, ...], task: Task = "multiclass", **config: Any) -> Victim:
