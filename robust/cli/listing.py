@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robust.cli import options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+GAP = 2
+"""Spaces between columns."""
+LEAST_PARITY = 36
+"""Columns of a terminal below which parity is too ragged to stand beside the rest."""
 
 
 def victims(as_json: options.Json = False) -> None:
@@ -58,28 +66,50 @@ def _of_card(weights: Path | None) -> dict[str, Any]:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     """A line for each victim; what it is in words stands in the JSON."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("name", "family", "parameters", "modalities", "Hz", "clean", "parity"):
-        number = heading in ("parameters", "Hz")
-        table.add_column(heading, justify="right" if number else "left", no_wrap=heading == "name")
-    for row in rows:
-        clean = f"{100 * row['clean']['score']:.1f} % ({row['embedded']})" if row["clean"] else "-"
-        table.add_row(
-            row["name"],
-            row["family"],
-            f"{row['parameters']:,}" if row["parameters"] else "-",
-            ", ".join(row["modalities"] or ["-"]),
-            str(row["sample_rate"] or "-"),
-            clean,
-            row["parity"] or "none",
-        )
     console = Console()
     console = console if console.is_terminal else Console(width=200)
-    console.print(table)
+    cells = [
+        {
+            "name": row["name"],
+            "family": row["family"],
+            "parameters": f"{row['parameters']:,}" if row["parameters"] else "-",
+            "modalities": ", ".join(row["modalities"] or ["-"]),
+            "Hz": str(row["sample_rate"] or "-"),
+            "clean": f"{100 * row['clean']['score']:.1f} % ({row['embedded']})" if row["clean"] else "-",
+            "parity": row["parity"] or "none",
+        }
+        for row in rows
+    ]
+    for headings in _side_by_side(cells, console.width):
+        console.print(_table(cells, headings))
+
+
+def _side_by_side(cells: list[dict[str, str]], width: int) -> list[list[str]]:
+    """Headings of one table, or of several that each begin with the name: a cell cut short reads like another one."""
+    wide = {heading: max(len(heading), *(len(row[heading]) for row in cells)) for heading in cells[0]}
+    wide["parity"] = min(wide["parity"], LEAST_PARITY)  # it may take a second line
+    name, *others = cells[0]
+    tables = [[name]]
+    for heading in others:
+        if sum(wide[one] + GAP for one in (*tables[-1], heading)) > width:
+            tables.append([name])
+        tables[-1].append(heading)
+    return tables
+
+
+def _table(cells: list[dict[str, str]], headings: list[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in headings:
+        number = heading in ("parameters", "Hz")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=heading == "name", overflow="fold")
+    for row in cells:
+        table.add_row(*(row[heading] for heading in headings))
+    return table
 
 
 def data(as_json: options.Json = False) -> None:

@@ -213,7 +213,7 @@ def _check_front_end(path: str, expected: Mapping[str, Tensor], state: Mapping[s
     "cnn14",
     summary="PANNs Cnn14 (Kong 2020) on log-mel; upstream checkpoints load strictly, front end included",
     family="convolution",
-    parity="upstream keys, front end and outputs (fixture)",
+    parity="upstream keys; front end and forward pass written anew (test)",
     small=SMALL,
     recipe={"learning_rate": 3e-3, "weight_decay": 0.01, "mixup_alpha": 0.2},
     pretrained=load_cnn14,

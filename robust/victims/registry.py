@@ -90,10 +90,15 @@ def register(
     recipe: Mapping[str, Any] | None = None,
     pretrained: Callable[[str], Victim] | None = None,
 ) -> Callable[[VictimBuilder], VictimBuilder]:
-    """Registers a victim under `name`, see `VictimEntry`; a second registration of the same name is an error."""
+    """Registers a victim under `name`, see `VictimEntry`; a second registration of the same name is an error.
+
+    The same function of the same module may come again: a file read twice, a cell of a notebook run again.
+    """
 
     def decorate(build: VictimBuilder) -> VictimBuilder:
-        _check_new(name, family)
+        known = _ENTRIES.get(name)
+        if known is None or _source(known.build) != _source(build):
+            _check_new(name, family)
         _ENTRIES[name] = VictimEntry(name, build, summary, family, parity, small or {}, recipe or {}, pretrained)
         return build
 
@@ -111,6 +116,11 @@ def register_open(
         return opened
 
     return decorate
+
+
+def _source(build: VictimBuilder) -> tuple[str, str]:
+    """Where a builder was written."""
+    return build.__module__, getattr(build, "__qualname__", repr(build))
 
 
 def _check_new(name: str, family: str) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from robust.errors import VictimError
+from robust.victims import registry
 from robust.victims.base import Victim
 from robust.victims.fusion import MEETINGS
 from robust.victims.raw_waveform import standardised
-from robust.victims.registry import build_victim, victim_entry
+from robust.victims.registry import build_victim, register, victim_entry
 from tests.robust.victim_contract import LABELS, VictimContract, build_seeded
 
 RAW = ("m3", "m5", "m11", "m18", "m34-res")
@@ -119,3 +120,18 @@ def test_standardised_clips_do_not_depend_on_level_or_offset():
 def test_full_size_is_the_published_one(name, parameters):
     victim = full(name, 527)
     assert count(victim) == parameters
+
+
+def test_a_name_belongs_to_one_function_which_may_come_again(monkeypatch):
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+
+    def build(*, labels, task="multiclass"):
+        raise NotImplementedError
+
+    register("mine", summary="first reading")(build)
+    register("mine", summary="second reading")(build)
+    assert victim_entry("mine").summary == "second reading"
+    with pytest.raises(ValueError, match="'mine' is registered twice"):
+        register("mine", summary="another")(lambda **config: build(**config))
+    with pytest.raises(ValueError, match="'m5' is registered twice"):
+        register("m5", summary="another")(build)
