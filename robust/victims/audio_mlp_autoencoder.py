@@ -28,8 +28,10 @@ from robust.victims.upstream import check_entries
 NAME = "audio-mlp-autoencoder"
 FEATURES: Mapping[str, str] = {
     "power": "mel energies as they are, which the published encoder takes",
-    "decibels": "10 log10 of them",
+    "decibels": "10 log10 of them, of about zero mean and unit variance",
 }
+DECIBELS_MEAN, DECIBELS_STD = -38.0, 17.0
+"""Of the training clips of `events`; as they are, they leave every unit of the bottleneck off, and nothing is learnt."""
 BOTTLENECK = {r"bottleneck\.0\.": "bottleneck."}
 
 SMALL: dict[str, Any] = {"features": "decibels", "scene": "mean", "scene_steps": 49}
@@ -91,7 +93,9 @@ class AudioMlpAutoencoder(GatedMlpVictim):
     def features(self, chunks: Tensor) -> Tensor:
         """(N, frames, n_mels) of chunks (N, T), with SpecAugment in training: the noise that was to be removed."""
         energies: Tensor = self.front_end(chunks)
-        augmented: Tensor = self.spec_augment(decibels(energies) if self.sizes.features == "decibels" else energies)
+        if self.sizes.features == "decibels":
+            energies = (decibels(energies) - DECIBELS_MEAN) / DECIBELS_STD
+        augmented: Tensor = self.spec_augment(energies)
         return augmented
 
     def latents(self, chunks: Tensor) -> Tensor:
