@@ -31,7 +31,7 @@ FEATURES: Mapping[str, str] = {
     "decibels": "10 log10 of them, of about zero mean and unit variance",
 }
 DECIBELS_MEAN, DECIBELS_STD = -38.0, 17.0
-"""Of the training clips of `events`; as they are, they leave every unit of the bottleneck off, and nothing is learnt."""
+"""Of the training clips of `events`. Decibels as they are leave all of the bottleneck off."""
 BOTTLENECK = {r"bottleneck\.0\.": "bottleneck."}
 
 SMALL: dict[str, Any] = {"features": "decibels", "scene": "mean", "scene_steps": 49}
