@@ -192,15 +192,22 @@ def _choice(
 def _show(run: PurifiedRun) -> None:
     from rich.console import Console
 
+    from robust.evaluation.purifier_attacks import BLACK_BOX
     from robust.evaluation.summary import failed_checks
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
     told = run.summary
     threat = next(iter(told["threat"].values()))
-    console.print(f"victim   {told['victim']}, behind {told['purifier']['name']}")
+    purifier = told["purifier"]["name"]
+    console.print(f"victim   {told['victim']}" + ("" if purifier == "none" else f", behind {purifier}"))
     console.print(f"data     {told['data']['name']} {told['data']['split']}, {told['clips']} clips, {told['task']}")
     console.print(f"threat   {threat['norm']} {threat['radius_amplitude']:g}")
-    console.print(f"bare     clean {_interval(told['bare_clean'])}; attacked {_interval(told['bare_robust'])}")
+    if set(told["attacks"]) <= set(BLACK_BOX):
+        for name, row in told["attacks"].items():
+            console.print(f"attack   {name}: {row['what']}")
+        console.print("why      --attacks names black boxes alone: no gradient was asked for, and one may break more")
+    if purifier != "none":
+        console.print(f"bare     clean {_interval(told['bare_clean'])}; attacked {_interval(told['bare_robust'])}")
     console.print(f"clean    {run.clean.metric} {run.clean}")
     console.print(f"robust   {run.robust.metric} {run.robust}, {told['label']}")
     console.print(f"always   {_interval(told['always'])} stand in all of {told['draws']} draws")

@@ -23,6 +23,7 @@ from robust.evaluation.progress import track
 from robust.evaluation.purification import Purification
 from robust.evaluation.purification_masking import Few, gap, masking, more_draws, spread
 from robust.evaluation.purification_summary import shares
+from robust.evaluation.purifier_attacks import BLACK_BOX
 from robust.evaluation.purifier_label import LATE_GAIN, STEPS, TOO_FEW_STEPS, missing_of
 from robust.evaluation.purifier_versions import SCORING, SELECTION, UNPERTURBED
 from robust.seeds import generators_for
@@ -118,6 +119,8 @@ def _random_noise(few: Few) -> Check:
 
 def _gradients(behind: Subject, condition: Purification) -> Check:
     """S8 through one draw of the purifier."""
+    if _black_box(condition):
+        return Check("S8 gradients", "skipped", "scores alone were asked for: the victim need give no gradients")
     if condition.purifier.gradient != "exact":
         return Check("S8 gradients", "skipped", "the purifier is straight-through, which no difference shows")
     return checks.gradients(behind)
@@ -125,6 +128,8 @@ def _gradients(behind: Subject, condition: Purification) -> Check:
 
 def _converged(records: pd.DataFrame, condition: Purification) -> Check:
     """S13: 70 steps, or every clip that stands gained under 1 % in the last ten."""
+    if _black_box(condition):
+        return Check("S13 converged", "skipped", f"black boxes take queries ({condition.queries}), no gradient steps")
     steps = condition.attack.config.steps
     if TOO_FEW_STEPS not in missing_of(records["adaptivity"]):
         how = f"{steps} steps" if steps >= STEPS else f"in {steps} steps no standing clip gained 1 % in the last ten"
@@ -145,6 +150,11 @@ def _labels(records: pd.DataFrame) -> Check:
     told = f"{int(attacked.sum())} clips attacked, {wrong} of them wrong at first"
     cost = f"unattacked, {100 * clean:.1f} % stand purified and {100 * bare:.1f} % bare"
     return Check("S16 labels", verdict, f"{told}; {cost}")
+
+
+def _black_box(condition: Purification) -> bool:
+    """Whether no attack of the run takes a gradient."""
+    return set(condition.attacks) <= set(BLACK_BOX)
 
 
 def _percent(values: np.ndarray) -> str:

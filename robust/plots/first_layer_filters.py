@@ -51,7 +51,7 @@ def draw_first_layer_filters(banks: Mapping[str, tuple[Filters, int]]) -> Figure
                 vmax=0.0,
                 extent=(0.0, float(len(filters)), 0.0, sample_rate / 2000),
             )
-            axes.set_title(f"{title}: {len(filters)} of {filters.shape[1]} samples")
+            axes.set_title(f"{title}: {len(filters)} filters of {filters.shape[1]} samples")
             axes.set_xlabel("filter, by its peak")
         grid[0].set_ylabel("frequency (kHz)")
         figure.colorbar(picture, ax=grid, aspect=30, extend="min").set_label("magnitude (dB below the peak)")

@@ -12,7 +12,8 @@ from robust.types import VictimSpec
 EXPLANATION = (
     "A gradient attack on such a victim finds nothing and would make it look robust. Look for torch.no_grad(), "
     ".detach(), .numpy() or an argmax between the input and the logits (many embedding wrappers have one) and wrap the "
-    "inner module instead."
+    "inner module instead. Scores alone can be asked of it as it is, where it is a subclass of robust.Victim: `robust "
+    "attack --attacks square,nes` (black box), `robust noise`."
 )
 
 

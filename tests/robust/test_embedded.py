@@ -53,7 +53,7 @@ def test_twenty_steps_lower_its_score(name: str) -> None:
     (modality,) = victim.spec.modalities
     run = robust.attack(
         victim,
-        load_data(data, limit=16),
+        load_data(data, limit=8),
         modality=modality,
         eps=0.01 if modality == "audio" else None,
         steps=20,

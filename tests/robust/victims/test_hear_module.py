@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -284,14 +285,19 @@ class TestTask:
         assert code == 2
         assert "--attacks goes with --purify" in " ".join(err.replace("│", " ").split())
 
-        words = ("--attacks", "square", "--eps", 0.2, "--queries", 100, "--no-checks", "--json")
+        words = ("--attacks", "square", "--eps", 0.2, "--queries", 100, "--json")
         code, out, err = run("attack", *given, *words, "--out", tmp_path / "asked")
         assert code == 0, err
         told = json.loads(out)
         assert told["purifier"]["name"] == "none"
         assert told["backwards_per_clip"] == 0
+        verdicts = {check["name"].split()[0]: check["verdict"] for check in told["checks"]}
+        assert verdicts["S8"] == verdicts["S13"] == "skipped"
         assert told["clean"]["score"] > 0.9
         assert told["robust"]["score"] < told["clean"]["score"] - 0.3
+        code, out, err = run("attack", *given, "--attacks", "nes", "--queries", 1, "--limit", 2, "--no-checks")
+        assert code == 0, err
+        assert re.search(r"attack +nes: .*black box.*\nwhy +--attacks names black boxes alone", out)
         code, out, err = run(
             "noise", *given, "--corruption", "white", "--severity", 5, "--json", "--out", tmp_path / "n"
         )

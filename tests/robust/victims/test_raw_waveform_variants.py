@@ -107,7 +107,10 @@ def test_the_figure_has_a_panel_for_each_network(tmp_path: Path) -> None:
     bank = (tones([500.0, 900.0], 80, 8_000), 8_000)
     figure = draw_first_layer_filters({"short": bank, "long": (tones([500.0] * 5, 320, 8_000), 8_000)})
     drawn = [axes for axes in figure.axes if axes.get_title(loc="left")]
-    assert [axes.get_title(loc="left") for axes in drawn] == ["short: 2 of 80 samples", "long: 5 of 320 samples"]
+    assert [axes.get_title(loc="left") for axes in drawn] == [
+        "short: 2 filters of 80 samples",
+        "long: 5 filters of 320 samples",
+    ]
     assert drawn[0].get_ylim() == (0.0, 4.0)
     with pytest.raises(VictimError, match="no filters on waveforms; m3, m5"):
         figures.main(model="ast", out=str(tmp_path))
