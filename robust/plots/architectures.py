@@ -51,14 +51,14 @@ def architecture_panels(study: StudyStore, *, most: int = 9) -> list[ScatterPane
         StoreError: If there are no scores.
     """
     means = _means(_scores(study))
-    panels = []
+    several, panels = means["data"].nunique() > 1, []
     for data, own in means.groupby("data", sort=False):
         table = own.pivot_table("value", ["victim", "architecture"], list(NUMBER), sort=False)
         kinds = {kind: [column for column in table if column[0] == kind] for kind in ("noise", "adversarial")}
         for noise, attack in product(kinds["noise"], kinds["adversarial"]):
             x, y = (table[column].to_numpy(dtype=np.float64) for column in (noise, attack))
             families = table.index.get_level_values("architecture").tolist()
-            title = f"{data}: {_told(x, y)}"
+            title = (f"{data}: " if several else "") + _told(x, y)
             words = (f"{noise[2]} (%)", f"{attack[2]} (%)")
             panels.append(ScatterPanel(*words, 100 * x, y, families, [""] * len(x), title))
     return panels[:most]
