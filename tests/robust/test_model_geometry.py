@@ -123,7 +123,7 @@ def test_the_folder_holds_everything_and_is_not_overwritten(victim, data, tmp_pa
 
 def test_curvature(data) -> None:
     few = load_data("events", limit=8)
-    found = geometry(load_victim("m3"), few, settings=make_settings({"groups": ("curvature",), **FEW}))
+    found = geometry(load_victim("cnn-transformer"), few, settings=make_settings({"groups": ("curvature",), **FEW}))
     assert value(found, "curvature", "weights", "eigenvalue-1") > 0
     assert 0 <= value(found, "curvature", "weights", "negative-share") <= 1
 
