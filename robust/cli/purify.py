@@ -81,7 +81,9 @@ class Asked:
             clashing = [name for name, value in others.items() if value]
             if clashing:
                 told = ", ".join(clashing)
-                raise typer.BadParameter(f"{told} cannot act together with --purify; leave out one of them")
+                raise typer.BadParameter(
+                    f"{told} cannot act together with --purify or --attacks; leave out one of them"
+                )
             return
         own = {"--attacks": self.attacks, "--draws": self.draws, "--queries": self.queries}
         own["--no-cascade"] = None if self.cascade else False
@@ -95,9 +97,10 @@ class Asked:
     @property
     def black_box(self) -> bool:
         """Whether every attack asked for needs scores alone, so that a victim without gradients will do."""
-        from robust.evaluation.purifier_attacks import BLACK_BOX
+        from robust.evaluation.purifier_attacks import take_no_gradient
 
-        return self.attacks is not None and set(self.names() or ()) <= set(BLACK_BOX)
+        names = self.names()
+        return names is not None and take_no_gradient(names)
 
     def or_bare(self) -> Asked:
         """Black-box attacks without a purifier are on the bare victim."""
@@ -192,7 +195,7 @@ def _choice(
 def _show(run: PurifiedRun) -> None:
     from rich.console import Console
 
-    from robust.evaluation.purifier_attacks import BLACK_BOX
+    from robust.evaluation.purifier_attacks import take_no_gradient
     from robust.evaluation.summary import failed_checks
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -202,7 +205,7 @@ def _show(run: PurifiedRun) -> None:
     console.print(f"victim   {told['victim']}" + ("" if purifier == "none" else f", behind {purifier}"))
     console.print(f"data     {told['data']['name']} {told['data']['split']}, {told['clips']} clips, {told['task']}")
     console.print(f"threat   {threat['norm']} {threat['radius_amplitude']:g}")
-    if set(told["attacks"]) <= set(BLACK_BOX):
+    if take_no_gradient(told["attacks"]):
         for name, row in told["attacks"].items():
             console.print(f"attack   {name}: {row['what']}")
         console.print("why      --attacks names black boxes alone: no gradient was asked for, and one may break more")

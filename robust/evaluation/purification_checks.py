@@ -23,7 +23,7 @@ from robust.evaluation.progress import track
 from robust.evaluation.purification import Purification
 from robust.evaluation.purification_masking import Few, gap, masking, more_draws, spread
 from robust.evaluation.purification_summary import shares
-from robust.evaluation.purifier_attacks import BLACK_BOX
+from robust.evaluation.purifier_attacks import take_no_gradient
 from robust.evaluation.purifier_label import LATE_GAIN, STEPS, TOO_FEW_STEPS, missing_of
 from robust.evaluation.purifier_versions import SCORING, SELECTION, UNPERTURBED
 from robust.seeds import generators_for
@@ -119,7 +119,7 @@ def _random_noise(few: Few) -> Check:
 
 def _gradients(behind: Subject, condition: Purification) -> Check:
     """S8 through one draw of the purifier."""
-    if _black_box(condition):
+    if take_no_gradient(condition.attacks):
         return Check("S8 gradients", "skipped", "scores alone were asked for: the victim need give no gradients")
     if condition.purifier.gradient != "exact":
         return Check("S8 gradients", "skipped", "the purifier is straight-through, which no difference shows")
@@ -128,7 +128,7 @@ def _gradients(behind: Subject, condition: Purification) -> Check:
 
 def _converged(records: pd.DataFrame, condition: Purification) -> Check:
     """S13: 70 steps, or every clip that stands gained under 1 % in the last ten."""
-    if _black_box(condition):
+    if take_no_gradient(condition.attacks):
         return Check("S13 converged", "skipped", f"black boxes take queries ({condition.queries}), no gradient steps")
     steps = condition.attack.config.steps
     if TOO_FEW_STEPS not in missing_of(records["adaptivity"]):
@@ -150,11 +150,6 @@ def _labels(records: pd.DataFrame) -> Check:
     told = f"{int(attacked.sum())} clips attacked, {wrong} of them wrong at first"
     cost = f"unattacked, {100 * clean:.1f} % stand purified and {100 * bare:.1f} % bare"
     return Check("S16 labels", verdict, f"{told}; {cost}")
-
-
-def _black_box(condition: Purification) -> bool:
-    """Whether no attack of the run takes a gradient."""
-    return set(condition.attacks) <= set(BLACK_BOX)
 
 
 def _percent(values: np.ndarray) -> str:

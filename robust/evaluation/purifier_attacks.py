@@ -42,10 +42,17 @@ SUITE = ("transfer", "bpda", "full-1", "square")
 """The cheapest suite that may call itself adaptive."""
 
 BLACK_BOX = ("nes", "square")
+"""Ask for scores alone."""
+
 VALID = "purifier-valid"
 """Carries the mask of what is no padding along with a victim's inputs, so that it follows the examples at work."""
 
 _FULL = re.compile(r"full-([1-9][0-9]*)")
+
+
+def take_no_gradient(names: Iterable[str]) -> bool:
+    """Whether all of these attacks are black boxes, so that a victim without gradients will do."""
+    return set(names) <= set(BLACK_BOX)
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -180,7 +180,7 @@ def _test_groups(asked: Verdict, question: Question, values: Values) -> Verdict:
         return replace(asked, reason="groups are compared where each clip has one label")
     left = values.by_clip(question.left, data)
     other = values.by_clip(right, data) if isinstance(right, Term) else np.full_like(left, right)
-    told = replace(_t_test(asked, left, other, margin), seeds=values.seeds)
+    told = _t_test(asked, left, other, margin)
     rivals = values.by_victim(right, data) if isinstance(right, Term) else right
     return over_victims(told, values.by_victim(question.left, data), rivals, margin)
 

@@ -24,6 +24,7 @@ from robust.types import DEFAULT_BOUNDS, Inputs, Task, VictimSpec
 from robust.victims.base import Victim
 from robust.victims.checkpoints import read_safetensors
 from robust.victims.scenes import check_scene, scene_embedding
+from robust.victims.upstream import read_state
 
 GATE_SPREAD = 1e-3
 """Temporal projections begin within this over the number of frames around 0, and their biases at 1: an open gate."""
@@ -279,7 +280,7 @@ def read_published(source: str, model: str, *, parts: Mapping[str, str], needed:
     if not path.is_file():
         raise CheckpointError(f"No {model} checkpoint at {source!r}: give a .pth or .safetensors file of upstream's.")
     found = {}
-    for name, value in (read_safetensors(path) if path.suffix == ".safetensors" else _unpickled(path)).items():
+    for name, value in (read_safetensors(path) if path.suffix == ".safetensors" else read_state(path)).items():
         for theirs, ours in {**PARTS, **parts}.items():
             name = re.sub(f"^{theirs}", ours, name.removeprefix("module."))
         # Upstream mixes over time by convolutions of one sample.
@@ -288,21 +289,6 @@ def read_published(source: str, model: str, *, parts: Mapping[str, str], needed:
         if key not in found or found[key].ndim != 2:
             raise CheckpointError(f"{path} is no {model} checkpoint: it has no {key!r} among its {len(found)} entries.")
     return found
-
-
-def _unpickled(path: Path) -> dict[str, Tensor]:
-    """The state dict of a `.pth` file, which may hold an optimiser's beside it."""
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail anywhere in the unpickler, with any error
-        raise CheckpointError(
-            f"{path} was refused: it is no PyTorch checkpoint, or holds more than weights and could run code when "
-            f"read. Save its state dict alone. ({str(error).splitlines()[0]})"
-        ) from error
-    state = payload.get("model_state_dict", payload) if isinstance(payload, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} holds no state dict: expected {{'model_state_dict': names to tensors}}.")
-    return dict(state)
 
 
 def published_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:

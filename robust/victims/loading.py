@@ -13,7 +13,7 @@ import torch
 from robust.errors import CheckpointError, VictimError
 from robust.victims.base import Victim
 from robust.victims.checkpoints import card_path, load_checkpoint, load_strictly, read_card, read_safetensors
-from robust.victims.probe import check_gradients
+from robust.victims.probe import check_answers, check_gradients
 from robust.victims.registry import VictimEntry, is_registered, victim_entry
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
@@ -31,8 +31,8 @@ def load_victim(
             (`.safetensors` with its card), or what the model's own loader takes: for `ast` a Hugging Face hub id or
             folder, for `cnn14` an upstream `.pth`.
         device: `auto` takes CUDA where there is one.
-        gradients: Whether it must give any. Without, it is for what only asks: corruptions, black-box attacks; a
-            gradient attack on it would find nothing and make it look robust.
+        gradients: Whether it must give any. Without, it is run forwards once, and is for what only asks: corruptions,
+            black-box attacks; a gradient attack on it would find nothing and make it look robust.
 
     Raises:
         VictimError: If there is no such model, or it cannot be attacked by gradients and is to be.
@@ -41,8 +41,7 @@ def load_victim(
     own = ":" in name and not is_registered(name)
     victim = _own(name, weights) if own else _registered(victim_entry(name), weights)
     victim = victim.to(find_device(device)).eval()
-    if gradients:
-        check_gradients(victim, victim.spec)
+    (check_gradients if gradients else check_answers)(victim, victim.spec)
     return victim
 
 

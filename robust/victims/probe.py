@@ -33,6 +33,17 @@ def probe_inputs(spec: VictimSpec, count: int = 2, seed: int = 0, level: float =
     return inputs
 
 
+def check_answers(victim: nn.Module, spec: VictimSpec) -> None:
+    """Runs the victim once, forwards alone, on inputs of its spec.
+
+    Raises:
+        VictimError: If it cannot run on inputs of its own spec, or gives logits of the wrong shape.
+    """
+    device = _device(victim)
+    with torch.no_grad():
+        _run(victim, spec, {name: value.to(device) for name, value in probe_inputs(spec).items()})
+
+
 def check_gradients(victim: nn.Module, spec: VictimSpec) -> None:
     """Runs the victim once, forwards and backwards, on inputs of its spec.
 
@@ -40,7 +51,7 @@ def check_gradients(victim: nn.Module, spec: VictimSpec) -> None:
         VictimError: If it cannot run on inputs of its own spec, gives logits of the wrong shape, or does not pass
             gradients back to every modality.
     """
-    device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
+    device = _device(victim)
     silent = set(spec.modalities)
     for level in LEVELS:
         inputs = {name: value.to(device).requires_grad_() for name, value in probe_inputs(spec, level=level).items()}
@@ -56,6 +67,10 @@ def check_gradients(victim: nn.Module, spec: VictimSpec) -> None:
             return
     missed = " and ".join(repr(name) for name in sorted(silent))
     raise VictimError(f"The victim {spec.name!r} gives no gradient to {missed}. {EXPLANATION}")
+
+
+def _device(victim: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
 
 
 def _run(victim: nn.Module, spec: VictimSpec, inputs: dict[str, Tensor]) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor
 from robust.errors import CheckpointError
 
 AUDIOSET_CLASSES = 527
+STATE_KEYS = ("model", "model_state_dict")
+"""Behind which checkpoints keep their state dict, where optimisers and counts stand beside it."""
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -30,9 +32,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # a damaged file can fail anywhere in the unpickler, with any error
         raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint: {error}") from error
-    state = payload.get("model", payload) if isinstance(payload, Mapping) else None
+    state = payload
+    if isinstance(payload, Mapping):
+        state = next((payload[key] for key in STATE_KEYS if key in payload), payload)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} holds no state dict: expected {{'model': names to tensors}}.")
+        keys = " or ".join(map(repr, STATE_KEYS))
+        raise CheckpointError(f"{path} holds no state dict: expected names to tensors, at the top or behind {keys}.")
     return dict(state)
 
 

@@ -14,6 +14,7 @@ import robust
 from robust.errors import VictimError
 from robust.frontends.logmel import LogMel
 from robust.types import Clip, Dataset, VictimSpec
+from robust.victims.loading import load_victim
 
 LABELS = ("a", "b", "c", "d")
 RATE, SECONDS = 16_000, 0.5
@@ -192,3 +193,36 @@ def test_readme_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         exec(block, names)
     assert names["result"].summary["clips"] == 12  # type: ignore[attr-defined]
     assert len(names["curve"].scores) == 20  # type: ignore[attr-defined]
+
+
+FILE = """\
+import torch
+import robust
+
+
+class Mine(robust.Victim):
+    def __init__(self, columns):
+        super().__init__(robust.VictimSpec("mine", ("a", "b"), "multiclass", sample_rate=16_000, clip_seconds=0.1))
+        self.columns = columns
+
+    def forward(self, inputs):
+        with torch.no_grad():
+            return inputs["audio"][:, : self.columns]
+
+
+def whole():
+    return Mine(2)
+
+
+def wrong():
+    return Mine(3)
+"""
+
+
+def test_what_is_only_asked_for_scores_must_give_some(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FILE)
+    assert load_victim(f"{tmp_path}/mine.py:whole", gradients=False).spec.name == "mine"
+    with pytest.raises(VictimError, match="gives no gradient to 'audio'"):
+        load_victim(f"{tmp_path}/mine.py:whole")
+    with pytest.raises(VictimError, match=r"logits of shape \(2, 3\), expected \(2, 2\)"):
+        load_victim(f"{tmp_path}/mine.py:wrong", gradients=False)
