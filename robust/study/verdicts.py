@@ -46,7 +46,7 @@ class Verdict:
         p, p_corrected: Two-sided.
         more, fewer: Clips (with several seeds pairs of clip and seed) where A is better, or B; None where not counted.
         test: How p was found.
-        clips, seeds: How many.
+        clips, seeds: How many; no seeds of groups, whose members may have more or fewer.
         reason: Why it could not be decided at all, e.g. a failed cell.
     """
 
@@ -79,7 +79,7 @@ class Verdict:
             ratio = "" if self.effect is None else f"ratio of medians {self.effect:.3g}, "
             shown = f"{ratio}larger on {self.more} clips, smaller on {self.fewer}"
         corrected = self.p if self.p_corrected is None else self.p_corrected
-        seeds = "" if self.seeds == 1 else f" x {self.seeds} seeds"
+        seeds = f" x {self.seeds} seeds" if self.seeds > 1 else ""
         return f"{shown}; p = {self.p:.2g}, corrected {corrected:.2g} ({self.test}, {self.clips} clips{seeds})"
 
     def as_json(self) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _test_groups(asked: Verdict, question: Question, values: Values) -> Verdict:
         return replace(asked, reason="groups are compared where each clip has one label")
     left = values.by_clip(question.left, data)
     other = values.by_clip(right, data) if isinstance(right, Term) else np.full_like(left, right)
-    told = _t_test(asked, left, other, margin)
+    told = replace(_t_test(asked, left, other, margin), seeds=0)
     rivals = values.by_victim(right, data) if isinstance(right, Term) else right
     return over_victims(told, values.by_victim(question.left, data), rivals, margin)
 

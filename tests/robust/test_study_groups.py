@@ -67,6 +67,7 @@ def test_many_alike_decide_and_two_that_differ_do_not(tmp_path: Path) -> None:
     (clear,) = decide([asked], values_of(tmp_path / "1", **alike), "none", 0.05)
     (unclear,) = decide([asked], values_of(tmp_path / "2", **apart), "none", 0.05)
     assert clear.verdict == "supported"
+    assert (clear.clips, clear.seeds) == (CLIPS, 0)
     assert TEST in clear.test
     assert unclear.verdict == "undecided"  # over these clips alone it would be decided
     wanted = ttest_ind(*([apart[n].mean() for n in group] for group in ("abcd", "efgh")), equal_var=False)
